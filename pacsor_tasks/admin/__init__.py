@@ -1,0 +1,1 @@
+"""The admin application: REST routes, status page, metrics."""

@@ -1,0 +1,1 @@
+"""DICOM: headers, filters and the C-STORE SCU."""

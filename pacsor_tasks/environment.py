@@ -1,0 +1,150 @@
+"""Reads the environment and `.env` the way sites write them: stray quotes, old names, numbered names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+#: Old name → the name used now. Contract §2.2 (container names, legacy names, documented typos).
+ALIASES: dict[str, str] = {
+    "SEN_APP": "SENDING_APPLICATION",
+    "SEN_FAC": "SENDING_FACILITY",
+    "REC_APP": "RECEIVING_APPLICATION",
+    "REC_FAC": "RECEIVING_FACILITY",
+    "RIS_HOST": "RIS_HOST_IP",
+    "RIS_PORT": "RIS_HOST_PORT",
+    "HL7_LANG": "HL7_LANGUAGE",
+    "INCLUDE_REPORT": "INCLUDE_TECHCARE_REPORT",
+    "REPORT_FORMAT": "TECHCARE_REPORT_FORMAT",
+    "LOG_LEVEL": "PACSOR_LOG_LEVEL",
+    "MEASURE_INFERENCE_COMMAND": "MEASURES_INFERENCE_COMMAND",
+}
+LEGACY: dict[str, str] = {
+    "INCLUDEREPORT": "INCLUDE_TECHCARE_REPORT",
+    "REPORTFORMAT": "TECHCARE_REPORT_FORMAT",
+    "DEFPIDISSUER": "DEF_PID_ISSUER",
+    "POPULATEPID": "POPULATE_PID",
+    "POPULATEPV1": "POPULATE_PV1",
+    "POPULATEORC": "POPULATE_ORC",
+    "POPULATEZDS": "POPULATE_ZDS",
+    "SIUIDINOBX1": "SIUID_IN_OBX1",
+    "OBXUPPERCASE": "OBX_UPPERCASE",
+    "INCLUDE_SMARTU_FINDINGS": "INCLUDE_DETECTIONS_FINDINGS",
+    "INCLUDE_SMARTXPERT_FINDINGS": "INCLUDE_MEASURES_FINDINGS",
+    "DICOM_FILTER": "DICOM_FILTERS",
+    "INTEGRATOR_URL_2": "API_URL_1",
+    "TOKEN_2": "TOKEN_1",
+    "REPORT_URL": "TCR_API_URL",
+    "TECHCARE_REPORT_URL": "TCR_API_URL",
+    "HL7_TCR_URL": "TCR_API_URL",
+    "REPORTOR_URL": "TCR_API_URL",
+    "WEBPS_REPORTOR_URL": "TCR_API_URL",
+}
+REMOVED = frozenset(
+    {"USE_PREDICTION_ID", "CONFIG_FILENAME", "TEMPLATE_NAME", "TEMPLATES_ACCESS_TOKEN"}
+)
+#: PACSOR's own names that mean nothing here, but stand in its `.env` files.
+IGNORED = frozenset(
+    {
+        "DOCKER_IMAGE_TAG", "COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES",
+        "POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_PORT",
+        "GOMAXPROCS", "PROFILER", "GCP_LOGS", "WORKERS", "HL7_LOG_LEVEL", "CORE_HOST",
+        "PUBSUBOR_URL", "WEBPS_ENABLE", "WEBPS_PROVIDERS", "PROVIDERS", "PROVIDER_TOKEN",
+        "ORGANIZATION_ID", "CALLBACK_URL", "CLIENT_NAME", "DEBUG", "ISLOCALOR",
+        "PACSOR_VERSION", "PACSOR_IMAGE", "PYTHON_IMAGE", "REDIS_IMAGE", "POSTGRES_IMAGE",
+    }
+)  # fmt: skip
+NUMBERED = re.compile(
+    r"^(API_URL|TOKEN|SIGNED_URL|CALLBACK_URLS|DESTINATIONS|INFERENCE_COMMANDS|DICOM_FILTERS"
+    r"|NO_DUPLICATE_UPLOAD|PACS_IP|PACS_PORT|PACS_AET|MILVUE_AET|RIS_HOST_IP|RIS_HOST_PORT)"
+    r"_([1-9][0-9]*)$"
+)
+
+
+def read_environment(
+    environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")
+) -> dict[str, str]:
+    """The effective variables: `.env` of the working directory, overridden by the environment.
+
+    Returns:
+        Values without surrounding blanks or one layer of stray quotes (PACSOR's defaults carried
+        literal quotes until 2.10), under the names they were written with. Empty ones are left out.
+    """
+    merged: dict[str, str] = {}
+    if dotenv is not None and dotenv.is_file():
+        merged |= {k: v for k, v in dotenv_values(dotenv, interpolate=False).items() if v}
+    merged |= dict(os.environ if environ is None else environ)
+    cleaned = ((name, _unquote(value)) for name, value in merged.items())
+    return {name: value for name, value in cleaned if value}
+
+
+def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Old names turned into today's; a name written both ways keeps the new one.
+
+    Returns:
+        The values under today's names, and a warning line for every legacy or removed name met.
+    """
+    renamed: dict[str, str] = {}
+    warnings: list[str] = []
+    for name, value in values.items():
+        if name in LEGACY:
+            warnings.append(f"{name} is an old name: write {LEGACY[name]}")
+        if name in REMOVED:
+            warnings.append(f"{name} no longer exists and is ignored")
+            continue
+        today = ALIASES.get(name) or LEGACY.get(name)
+        if today is None:
+            renamed[name] = value
+        elif today not in values:
+            renamed[today] = value.removesuffix("/report") if today == "TCR_API_URL" else value
+    return renamed, warnings
+
+
+def misspelt(
+    values: Mapping[str, str], known: Iterable[str], dotenv: Path | None = Path(".env")
+) -> tuple[list[str], list[str]]:
+    """Names that nobody reads and that look like one of ours.
+
+    A variable that starts with `PACSOR_`, or any name in `.env` close to a setting, is an error: a
+    silent default would be worse than not starting. The process environment holds names of other
+    programs, so a near miss there is only a warning.
+
+    Returns:
+        (errors, warnings), one sentence each.
+    """
+    names = set(known) | set(ALIASES) | set(LEGACY) | REMOVED | IGNORED
+    in_file = _names_in(dotenv)
+    errors: list[str] = []
+    warnings: list[str] = []
+    for name in values:
+        if name in names or NUMBERED.match(name):
+            continue
+        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.85)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        if name.startswith("PACSOR_"):
+            errors.append(f"{name}: no such setting{hint}")
+        elif close and name in in_file:
+            errors.append(f"{name} (in {dotenv}): no such setting{hint}")
+        elif name in in_file:
+            warnings.append(f"{name} (in {dotenv}): no such setting; ignored")
+        elif close and "_" in name:
+            warnings.append(f"{name}: no such setting{hint}")
+    return errors, warnings
+
+
+def _names_in(dotenv: Path | None) -> frozenset[str]:
+    if dotenv is None or not dotenv.is_file():
+        return frozenset()
+    return frozenset(dotenv_values(dotenv, interpolate=False))
+
+
+def _unquote(value: str) -> str:
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1].strip()
+    return value

@@ -1,0 +1,62 @@
+"""Every error the gateway raises on purpose. The two middle classes are the retry policy.
+
+    PacsorError
+    ├── Retryable(retry_after_s)     try again later; the step keeps its place
+    │   ├── NotReady                 the peer is well, the answer is not there yet (prediction running)
+    │   ├── RateLimited              a limit says when to come back (HTTP 429, our own limiter)
+    │   └── PeerUnavailable          connection, timeout, 5xx, "out of resources"
+    ├── Permanent                    will fail the same way again: stop and show it to an operator
+    │   ├── Rejected                 the peer understood and said no
+    │   └── BadResponse              the peer's answer breaks its own contract, or is not ours
+    └── ConfigError                  the settings are wrong: names the setting and the value
+
+Foreign errors are translated once, where the I/O happens, with ``raise … from exc``.
+Messages carry UIDs, names of settings and status codes; never patient data.
+"""
+
+from __future__ import annotations
+
+
+class PacsorError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class Retryable(PacsorError):
+    """The same call may succeed later.
+
+    Args:
+        message: What happened, for the event log and the status page.
+        retry_after_s: The peer's own wish in seconds, if it named one; else the backoff decides.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(Retryable):
+    """The peer answers, but what we asked for is not there yet."""
+
+
+class RateLimited(Retryable):
+    """A limit, the peer's or ours, asks us to come back later."""
+
+
+class PeerUnavailable(Retryable):
+    """The peer cannot be reached, does not answer in time, or is out of resources."""
+
+
+class Permanent(PacsorError):
+    """The same call will fail the same way: an operator has to look."""
+
+
+class Rejected(Permanent):
+    """The peer understood the request and refused it."""
+
+
+class BadResponse(Permanent):
+    """The peer's answer is not what its contract promises."""
+
+
+class ConfigError(PacsorError):
+    """A setting is missing or wrong. The message names the setting and what to write instead."""

@@ -1,0 +1,1 @@
+"""The Milvue API v3."""

@@ -1,0 +1,196 @@
+"""The words of the system as types: states, steps and the frozen records that travel between modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    """Where a run stands, as shown to operators and clients."""
+
+    QUEUED = "queued"
+    FILTERING = "filtering"
+    UPLOADING = "uploading"
+    PREDICTING = "predicting"
+    DOWNLOADING = "downloading"
+    DELIVERING = "delivering"
+    DONE = "done"
+    FILTERED = "filtered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """No step of this run will act again by itself."""
+        return self in TERMINAL_RUN_STATES
+
+
+TERMINAL_RUN_STATES = frozenset(
+    {RunState.DONE, RunState.FILTERED, RunState.FAILED, RunState.CANCELLED}
+)
+
+
+class Step(StrEnum):
+    """The steps of a run in order. `deliver` is the wait for its deliveries; `end` is after the last."""
+
+    FILTER = "filter"
+    UPLOAD = "upload"
+    POLL = "poll"
+    DOWNLOAD = "download"
+    FAN_OUT = "fan_out"
+    DELIVER = "deliver"
+    CLEANUP = "cleanup"
+    END = "end"
+
+    @property
+    def position(self) -> int:
+        """The step's place in the order, from 0."""
+        return STEP_ORDER.index(self)
+
+    @property
+    def state(self) -> RunState:
+        """The state a run shows while it is at this step."""
+        return STEP_STATE[self]
+
+    @property
+    def following(self) -> Step:
+        """The next step. `end` follows itself."""
+        return STEP_ORDER[min(self.position + 1, len(STEP_ORDER) - 1)]
+
+
+STEP_ORDER: tuple[Step, ...] = tuple(Step)
+STEP_STATE: dict[Step, RunState] = {
+    Step.FILTER: RunState.FILTERING,
+    Step.UPLOAD: RunState.UPLOADING,
+    Step.POLL: RunState.PREDICTING,
+    Step.DOWNLOAD: RunState.DOWNLOADING,
+    Step.FAN_OUT: RunState.DELIVERING,
+    Step.DELIVER: RunState.DELIVERING,
+    Step.CLEANUP: RunState.DELIVERING,
+    Step.END: RunState.DONE,
+}
+
+
+class DeliveryState(StrEnum):
+    """Where one run's results to one destination stand."""
+
+    PENDING = "pending"
+    RETRYING = "retrying"
+    DELIVERED = "delivered"
+    QUARANTINED = "quarantined"
+    SKIPPED = "skipped"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Nothing more happens without an operator."""
+        return self not in {DeliveryState.PENDING, DeliveryState.RETRYING}
+
+
+class DestinationKind(StrEnum):
+    """What a destination speaks."""
+
+    STORESCU = "storescu"
+    HL7 = "hl7"
+
+
+class InstanceOutcome(StrEnum):
+    """What one run did with one instance."""
+
+    PENDING = "pending"
+    FILTERED = "filtered"
+    UPLOADED = "uploaded"
+    DUPLICATE = "duplicate"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceHeader:
+    """What the gateway needs to know of one instance's header. No patient data."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_uid: str
+    series_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One received instance of a revision, as the ledger holds it."""
+
+    id: int
+    revision_id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    transfer_syntax_uid: str
+    #: relative to the spool
+    path: str
+    size_bytes: int
+    #: why its header could not be read; None when it could
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One DICOM instance the AI returned for a run."""
+
+    id: int
+    run_id: str
+    command: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    #: relative to the spool
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One pass of one revision through one core. Times are epoch seconds, UTC."""
+
+    id: str
+    study_uid: str
+    revision_id: int
+    core: str
+    state: RunState
+    step: Step
+    #: a relaunch: NO_DUPLICATE_UPLOAD does not apply
+    force: bool
+    owner: str | None
+    lease_until: float
+    due_at: float | None
+    waiting_for: str | None
+    attempts: int
+    #: when the present step was first tried: the retry horizon counts from here
+    step_since: float
+    created_at: float
+    finished_at: float | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One run's results to one destination. Times are epoch seconds, UTC."""
+
+    #: "<run id>:<destination>"
+    id: str
+    run_id: str
+    study_uid: str
+    destination: str
+    kind: DestinationKind
+    state: DeliveryState
+    owner: str | None
+    lease_until: float
+    #: None until the results are there
+    due_at: float | None
+    waiting_for: str | None
+    attempts: int
+    active_since: float | None
+    sent: int
+    total: int
+    #: HL7: MSH-10, made once and kept over retries
+    control_id: str | None
+    error: str | None

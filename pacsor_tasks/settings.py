@@ -1,0 +1,574 @@
+"""Every setting: name, type, default, unit and one line on what it does; validated once at start-up.
+
+Read by entry points, `wiring` and `celeryconfig` only; everything below gets plain values.
+Source: contract §2.2 (PACSOR's names and defaults), architecture §7 (new names).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.models import DestinationKind
+
+URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
+AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
+
+
+def _url(value: str) -> str:
+    if not URL.match(value):
+        raise ValueError(f"{value!r} is not an http(s) URL")
+    return value.rstrip("/")
+
+
+def _ae_title(value: str) -> str:
+    if not AE_TITLE.match(value) or not value.strip():
+        raise ValueError(f"{value!r} is not an AE title (1 to 16 characters, no backslash)")
+    return value.strip()
+
+
+def _comma_list(value: Any) -> Any:
+    if isinstance(value, str):
+        parts = (part.strip().strip("\"'").strip() for part in value.split(","))
+        return tuple(dict.fromkeys(part for part in parts if part))
+    return value
+
+
+def _duration(value: Any) -> Any:
+    """Seconds from `90`, `90s`, `30m`, `72h` or `14d`."""
+    match = (
+        re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", value) if isinstance(value, str) else None
+    )
+    if match is None:
+        return value
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+Url = Annotated[str, AfterValidator(_url)]
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _filter_rules(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as exc:
+            raise ValueError(f"not JSON: {exc.msg} at character {exc.pos + 1}") from exc
+    return value
+
+
+FilterRules = Annotated[tuple[FilterRule, ...], BeforeValidator(_filter_rules)]
+
+
+class CoreSettings(BaseModel):
+    """One AI environment: where it is, what is asked of it, and who gets its results."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    api_url: Url
+    token: SecretStr
+    signed_url: bool
+    inference_commands: CommaList
+    filters: FilterRules
+    no_duplicate_upload: bool
+    destinations: tuple[str, ...]
+
+
+class StorescuSettings(BaseModel):
+    """One PACS that receives results by C-STORE."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = Field(min_length=1)
+    port: Port
+    called_aet: AeTitle
+    calling_aet: AeTitle
+
+
+class RisSettings(BaseModel):
+    """One RIS that receives ORU^R01 over MLLP."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = Field(min_length=1)
+    port: Port
+
+
+class Settings(BaseSettings):
+    """The whole configuration of a gateway, frozen."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
+
+    # --- where things are
+    DATA_DIR: Path = Field(
+        Path("data"), description="Directory of the spool, the SQLite ledger and the embedded Redis"
+    )
+    BROKER_URL: str | None = Field(
+        None,
+        description="Redis URL of the Celery broker; unset: the embedded Redis of `pacsor up` in DATA_DIR",
+    )
+    LEDGER_URL: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the ledger; unset: SQLite in DATA_DIR. PostgreSQL: postgresql+psycopg://…",
+    )
+    PACSOR_LOG_LEVEL: Literal["debug", "info", "warn", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written"
+    )
+    LOG_FORMAT: Literal["json", "console"] = Field(
+        "json", description="Log lines as JSON, or coloured for a person"
+    )
+
+    # --- receiver
+    RECEIVER_HOST: str = Field("0.0.0.0", description="Address the SCP listens on")  # noqa: S104 - a DICOM node is reached from the network
+    PORT: Port = Field(1040, description="Port of the SCP")
+    RECEIVER_AET: AeTitle = Field(
+        "MILVUE", description="AE title of the SCP (any called AE title is accepted)"
+    )
+    CONFIG_PROFILE: str = Field(
+        "WithSC",
+        description="Profile of FILTER_CFG: which SOP classes and transfer syntaxes are accepted",
+    )
+    FILTER_CFG: Path = Field(
+        Path("conf/filter.cfg"), description="Association profiles, DCMTK syntax"
+    )
+    RECEIVER_PROCESSES: Count = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1),
+        description="Receiver processes on the one port (default: one per core, at most 4)",
+    )
+    RECEIVER_MAX_ASSOCIATIONS: Count = Field(
+        64, description="Associations at once, per receiver process"
+    )
+    RECEIVER_MAX_PDU: int = Field(
+        131072, ge=4096, le=16777216, description="Largest PDU the SCP takes, bytes"
+    )
+    RECEIVER_IDLE_TIMEOUT: Seconds = Field(
+        60, description="Seconds of silence after which an association is aborted"
+    )
+    STUDY_QUIET_SECONDS: Seconds = Field(
+        30, description="A study is stable when no instance came for so many seconds"
+    )
+    STUDY_MAX_WAIT_SECONDS: Seconds = Field(
+        600, description="… or so many seconds after its first instance, whatever else happens"
+    )
+    DUPLICATE_POLICY: Literal["keep-first", "replace"] = Field(
+        "keep-first", description="Same SOP Instance UID with other bytes: which one stays"
+    )
+
+    # --- core
+    API_URL: Url = Field(description="Base URL of the Milvue API")
+    TOKEN: SecretStr = Field(min_length=1, description="Milvue API key")
+    SIGNED_URL: bool = Field(
+        True, description="Upload and download by signed URLs (cloud: true; on premises: false)"
+    )
+    INFERENCE_COMMANDS: CommaList = Field(
+        ("smarturgences", "smartxpert"), description="What is asked of the AI, comma-separated"
+    )
+    DICOM_FILTERS: FilterRules = Field(
+        (),
+        description='Which instances are uploaded: JSON list of {"tag":{"group","element"},"pattern","should_match"}',
+    )
+    NO_DUPLICATE_UPLOAD: bool = Field(
+        True, description="Do not upload an instance twice to a core (a relaunch does)"
+    )
+    CALLBACK_URLS: CommaList = Field(
+        ("http://storescu:8000",),
+        description="Destinations in PACSOR's form: the host is the destination's name",
+    )
+    DESTINATIONS: CommaList = Field(
+        (), description="Destinations by name (storescu, storescu-2, hl7); wins over CALLBACK_URLS"
+    )
+    ADDITIONAL_CORES: CommaList = Field(
+        (), description="Further cores by name (core1): each reads API_URL_1, TOKEN_1, …"
+    )
+    OUTPUT_FORMAT: str | None = Field(
+        None, description="overlay, highbit or gsps; unset: the API's default"
+    )
+    OUTPUT_LANGUAGE: str | None = Field(
+        None, description="Language of the result images (fr, en, es, de, it, pt)"
+    )
+    OUTPUT_SELECTION: str | None = Field(None, description="all, no_recap, no_negatives or none")
+    OUTPUT_TIMEZONE: str | None = Field(
+        None, description="Time zone written in the results, e.g. +2"
+    )
+    RECAP_THEME: str | None = Field(None, description="dark or light")
+    STRUCTURED_REPORT_FORMAT: str | None = Field(None, description="lite, normal, full or none")
+    STATIC_REPORT_FORMAT: str | None = Field(None, description="rgb, pdf or none")
+    API_CONNECT_TIMEOUT: Seconds = Field(10, gt=0, description="Seconds to connect to the API")
+    API_READ_TIMEOUT: Seconds = Field(120, gt=0, description="Seconds without a byte from the API")
+    UPLOAD_PARALLEL: Count = Field(4, description="Signed uploads at once per run")
+    UPLOAD_RATE: float = Field(
+        0, ge=0, description="Instances per second per core, over all workers; 0: no limit"
+    )
+    POLL_INTERVAL: Seconds = Field(
+        2, gt=0, description="Seconds to the second look at a prediction; grows by half each time"
+    )
+    POLL_MAX_INTERVAL: Seconds = Field(
+        30, gt=0, description="Longest pause between two looks at a prediction"
+    )
+    PREDICTION_TIMEOUT: Seconds = Field(
+        1800,
+        description="A prediction running longer is polled with backoff, then fails at the horizon",
+    )
+
+    # --- destinations
+    PACS_IP: str | None = Field(
+        None, description="PACS of `storescu`; PACS_IP_2 is the one of `storescu-2`, …"
+    )
+    PACS_PORT: Port | None = Field(None, description="Its DICOM port")
+    PACS_AET: AeTitle | None = Field(None, description="Its AE title")
+    MILVUE_AET: AeTitle = Field("MILVUE", description="Calling AE title towards the PACS")
+    PACS_CONNECT_TIMEOUT: Seconds = Field(
+        10, gt=0, description="Seconds to connect and associate with a PACS"
+    )
+    PACS_TIMEOUT: Seconds = Field(
+        60, gt=0, description="Seconds to wait for a PACS's answer to one instance"
+    )
+    DELIVERY_RETRY_HORIZON: Seconds = Field(
+        259200, description="Seconds of retries (72h), then the delivery is quarantined"
+    )
+    RETRY_MAX_DELAY: Seconds = Field(300, gt=0, description="Longest pause between two tries")
+
+    # --- HL7
+    ENABLE_HL7: bool = Field(True, description="Master switch of the HL7 destinations")
+    SENDING_APPLICATION: str = Field("MILVUE_GATEWAY", description="MSH-3")
+    SENDING_FACILITY: str = Field("MILVUE", description="MSH-4")
+    RECEIVING_APPLICATION: str = Field("", description="MSH-5; required by an HL7 destination")
+    RECEIVING_FACILITY: str = Field("", description="MSH-6; required by an HL7 destination")
+    RIS_HOST_IP: str | None = Field(None, description="RIS of `hl7`")
+    RIS_HOST_PORT: Port | None = Field(None, description="Its MLLP port")
+    RIS_TIMEOUT: Seconds = Field(
+        15, gt=0, description="Seconds to connect to the RIS, and again for its ACK"
+    )
+    HL7_LANGUAGE: Literal["FR", "EN"] = Field(
+        "FR", description="Language of the findings, and MSH-19"
+    )
+    PROC_ID: Literal["P", "T", "D"] = Field("P", description="MSH-11")
+    HTTP_TIMEOUT: Seconds = Field(
+        600,
+        description="Seconds that JSON results may stay `running` before the message goes without them",
+    )
+    DEF_PID_ISSUER: str = Field(
+        "MILVUE", description="Assigning authority when IssuerOfPatientID is absent"
+    )
+    POPULATE_PID: bool = Field(True, description="Send PID")
+    POPULATE_PV1: bool = Field(False, description="Send an empty PV1")
+    POPULATE_ORC: bool = Field(True, description="Send ORC")
+    POPULATE_ZDS: bool = Field(True, description="Send ZDS")
+    SIUID_IN_OBX1: bool = Field(True, description="Send the OBX with the StudyInstanceUID")
+    OBX_UPPERCASE: bool = Field(True, description="Report section names in capitals")
+    INCLUDE_DETECTIONS_FINDINGS: bool = Field(True, description="Put the detections in the message")
+    DETECTION_INFERENCE_COMMAND: Literal["smarturgences", "detection", "smartchest", "trauma"] = (
+        Field("smarturgences", description="Where the detections come from")
+    )
+    INCLUDE_MEASURES_FINDINGS: bool = Field(True, description="Put the measures in the message")
+    MEASURES_INFERENCE_COMMAND: Literal["smartxpert", "measures"] = Field(
+        "smartxpert", description="Where the measures come from"
+    )
+    INCLUDE_TECHCARE_REPORT: bool = Field(
+        False, description="Fetch the TechCare report (not in this release: refused when true)"
+    )
+    TECHCARE_REPORT_FORMAT: Literal["B64", "PLAIN", "HTML", "HTML_SPLIT"] = Field(
+        "B64", description="Form of the report's OBX"
+    )
+    TCR_API_URL: Url | None = Field(None, description="Base URL of the TechCare Report API")
+    LOAD_TEMPLATE_AT_INIT: str | None = Field(
+        None, description="Stem of a template in conf/ (not in this release)"
+    )
+    LOAD_CONFIG_AT_INIT: str | None = Field(
+        None, description="Stem of a JSON configuration in conf/ (not in this release)"
+    )
+
+    # --- processes
+    WORKER_CONCURRENCY: Count = Field(4, description="Worker slots of one worker process tree")
+    ADMIN_HOST: str = Field(
+        "127.0.0.1", description="Address of the admin pages; beyond loopback only with ADMIN_TOKEN"
+    )
+    ADMIN_PORT: Port = Field(7000, description="Port of the admin pages")
+    ADMIN_TOKEN: SecretStr | None = Field(
+        None, description="Bearer token of everything but /healthz"
+    )
+    ADMIN_ALLOW_GET_RELAUNCH: bool = Field(False, description="Accept PACSOR's GET /relaunch/{uid}")
+    FLOWER_HOST: str = Field(
+        "127.0.0.1", description="Address of Flower; beyond loopback only with FLOWER_BASIC_AUTH"
+    )
+    FLOWER_PORT: Port = Field(5555, description="Port of Flower")
+    FLOWER_BASIC_AUTH: SecretStr | None = Field(None, description="user:password of Flower")
+    RETENTION_DAYS: float = Field(
+        30, gt=0, description="Days that the pixels of finished studies are kept for a relaunch"
+    )
+
+    #: numbered variables (API_URL_1, PACS_IP_2, …) by their full name
+    NUMBERED: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all by name
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` collected: aliases and `.env` are settled before validation."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Settings:
+        _ = self.cores, self.storescu, self.ris
+        if self.ADMIN_TOKEN is None and not is_loopback(self.ADMIN_HOST):
+            raise ValueError(
+                f"ADMIN_TOKEN: required to listen beyond loopback (ADMIN_HOST={self.ADMIN_HOST})"
+            )
+        if self.FLOWER_BASIC_AUTH is None and not is_loopback(self.FLOWER_HOST):
+            raise ValueError(
+                f"FLOWER_BASIC_AUTH: required to listen beyond loopback (FLOWER_HOST={self.FLOWER_HOST})"
+            )
+        if self.INCLUDE_TECHCARE_REPORT:
+            raise ValueError(
+                "INCLUDE_TECHCARE_REPORT: TechCare reports are not in this release; set it to false"
+            )
+        return self
+
+    @property
+    def cores(self) -> dict[str, CoreSettings]:
+        """The cores by name, `core` first."""
+        found = {"core": self._core("core", "")}
+        for name in self.ADDITIONAL_CORES:
+            match = re.fullmatch(r"core([1-9][0-9]*)", name)
+            if match is None:
+                raise ValueError(f"ADDITIONAL_CORES: {name!r} is not core1, core2, …")
+            found[name] = self._core(name, f"_{match[1]}")
+        return found
+
+    @property
+    def storescu(self) -> dict[str, StorescuSettings]:
+        """The PACS destinations in use, by name."""
+        return {
+            n: self._storescu(n) for n in self._used() if kind_of(n) is DestinationKind.STORESCU
+        }
+
+    @property
+    def ris(self) -> dict[str, RisSettings]:
+        """The HL7 destinations in use, by name; none when ENABLE_HL7 is false."""
+        return {n: self._ris(n) for n in self._used() if kind_of(n) is DestinationKind.HL7}
+
+    @property
+    def spool_dir(self) -> Path:
+        """The spool, absolute."""
+        return self.DATA_DIR.absolute() / "spool"
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.LEDGER_URL or f"sqlite:///{self.DATA_DIR.absolute() / 'ledger.sqlite3'}"
+
+    @property
+    def embedded_redis_dir(self) -> Path:
+        """Directory of the embedded Redis; its URL is in the file `url` there while it runs."""
+        return self.DATA_DIR.absolute() / "redis"
+
+    @property
+    def broker_url(self) -> str:
+        """Redis URL of the broker.
+
+        Raises:
+            ConfigError: BROKER_URL is not set and no embedded Redis was started in DATA_DIR.
+        """
+        if self.BROKER_URL:
+            return self.BROKER_URL
+        try:
+            return (self.embedded_redis_dir / "url").read_text().strip()
+        except FileNotFoundError as exc:
+            raise ConfigError(
+                f"BROKER_URL: not set, and no embedded Redis in DATA_DIR={self.DATA_DIR}: start"
+                " `pacsor up` there or set BROKER_URL"
+            ) from exc
+
+    def _used(self) -> tuple[str, ...]:
+        return tuple(
+            dict.fromkeys(name for core in self.cores.values() for name in core.destinations)
+        )
+
+    def _core(self, name: str, suffix: str) -> CoreSettings:
+        def own(setting: str, *, inherited: bool = True) -> Any:
+            if suffix and setting + suffix in self.NUMBERED:
+                return self.NUMBERED[setting + suffix]
+            if suffix and not inherited:
+                raise ValueError(f"{setting}{suffix}: required by {name} of ADDITIONAL_CORES")
+            return getattr(self, setting)
+
+        try:
+            core = CoreSettings(
+                name=name,
+                api_url=own("API_URL", inherited=False) if suffix else self.API_URL,
+                token=own("TOKEN", inherited=False) if suffix else self.TOKEN,
+                signed_url=own("SIGNED_URL"),
+                inference_commands=own("INFERENCE_COMMANDS"),
+                filters=own("DICOM_FILTERS"),
+                no_duplicate_upload=own("NO_DUPLICATE_UPLOAD"),
+                destinations=self._destinations(suffix),
+            )
+        except ValidationError as exc:
+            raise ValueError(f"{name}: {_lines(exc)}") from exc
+        if not core.inference_commands:
+            raise ValueError(f"INFERENCE_COMMANDS{suffix}: empty; name at least one command")
+        return core
+
+    def _destinations(self, suffix: str) -> tuple[str, ...]:
+        plain = (
+            _comma_list(self.NUMBERED.get(f"DESTINATIONS{suffix}", ""))
+            if suffix
+            else self.DESTINATIONS
+        )
+        urls = (
+            _comma_list(self.NUMBERED.get(f"CALLBACK_URLS{suffix}", ""))
+            if suffix
+            else self.CALLBACK_URLS
+        )
+        if suffix and not plain and not urls:
+            plain, urls = self.DESTINATIONS, self.CALLBACK_URLS
+        source = f"DESTINATIONS{suffix}" if plain else f"CALLBACK_URLS{suffix}"
+        names = tuple(plain) or tuple(_host(url, source) for url in urls)
+        for name in names:
+            if kind_of(name) is None:
+                raise ValueError(
+                    f"{source}: unknown destination {name!r}; known are storescu, storescu-2, …, hl7, hl7-2, …"
+                )
+        return tuple(
+            n
+            for n in dict.fromkeys(names)
+            if self.ENABLE_HL7 or kind_of(n) is not DestinationKind.HL7
+        )
+
+    def _storescu(self, name: str) -> StorescuSettings:
+        suffix = _number_suffix(name)
+        calling = (
+            self.NUMBERED.get(f"MILVUE_AET{suffix}", self.MILVUE_AET) if suffix else self.MILVUE_AET
+        )
+        host, port, aet = (
+            self._required(k, suffix, name) for k in ("PACS_IP", "PACS_PORT", "PACS_AET")
+        )
+        try:
+            return StorescuSettings(
+                name=name, host=host, port=port, called_aet=aet, calling_aet=calling
+            )
+        except ValidationError as exc:
+            raise ValueError(
+                f"{name} (PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}): {_lines(exc)}"
+            ) from exc
+
+    def _ris(self, name: str) -> RisSettings:
+        suffix = _number_suffix(name)
+        for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
+            if not getattr(self, setting):
+                raise ValueError(f"{setting}: required by destination {name}")
+        host, port = (self._required(k, suffix, name) for k in ("RIS_HOST_IP", "RIS_HOST_PORT"))
+        try:
+            return RisSettings(name=name, host=host, port=port)
+        except ValidationError as exc:
+            raise ValueError(
+                f"{name} (RIS_HOST_IP{suffix}, RIS_HOST_PORT{suffix}): {_lines(exc)}"
+            ) from exc
+
+    def _required(self, setting: str, suffix: str, destination: str) -> Any:
+        value = self.NUMBERED.get(setting + suffix) if suffix else getattr(self, setting)
+        if value is None:
+            raise ValueError(f"{setting}{suffix}: required by destination {destination}")
+        return value
+
+
+def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Settings:
+    """Read and validate the settings.
+
+    Args:
+        environ: The variables; None means the process environment.
+        dotenv: A file they override; None reads no file.
+
+    Raises:
+        ConfigError: One line per wrong setting: its name, what is wrong, what was meant.
+    """
+    settings, _ = load_with_warnings(environ, dotenv)
+    return settings
+
+
+def load_with_warnings(
+    environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")
+) -> tuple[Settings, list[str]]:
+    """As `load`, with the warnings an operator should see: old names, near misses."""
+    values, warnings = normalise(read_environment(environ, dotenv))
+    known = set(Settings.model_fields) - {"NUMBERED"}
+    errors, near = misspelt(values, known, dotenv)
+    given: dict[str, Any] = {name: values[name] for name in known if name in values}
+    given["NUMBERED"] = {name: value for name, value in values.items() if NUMBERED.match(name)}
+    try:
+        settings = Settings(**given)
+    except ValidationError as exc:
+        errors.append(_lines(exc))
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return settings, warnings + near
+
+
+def kind_of(destination: str) -> DestinationKind | None:
+    """What a destination's name says it speaks: `storescu`, `storescu-2`, `hl7`, …; None if neither."""
+    match = re.fullmatch(r"(storescu|hl7)(-([2-9]|[1-9][0-9]+))?", destination)
+    return DestinationKind(match[1]) if match else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _number_suffix(name: str) -> str:
+    _, _, number = name.partition("-")
+    return f"_{number}" if number else ""
+
+
+def _host(url: str, source: str) -> str:
+    host = urlsplit(url).hostname
+    if host is None:
+        raise ValueError(f"{source}: {url!r} is not a URL like http://storescu:8000")
+    return host
+
+
+def _lines(exc: ValidationError) -> str:
+    lines = []
+    for error in exc.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "missing":
+            message = "required, and not set"
+        elif error["type"] not in {"value_error"} and name.split(".")[0] not in {
+            "TOKEN",
+            "ADMIN_TOKEN",
+            "token",
+        }:
+            message = f"{message} (it is {error['input']!r})"
+        lines.append(f"{name}: {message}" if name else message)
+    return "\n".join(lines)

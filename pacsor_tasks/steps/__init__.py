@@ -1,0 +1,1 @@
+"""The steps of a run: ordinary functions over ports, without Celery."""

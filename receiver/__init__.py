@@ -1,0 +1,1 @@
+"""The acceptor side of DICOM: C-STORE in, stable studies out."""

@@ -1,0 +1,1 @@
+"""Shared by the tests: real peers as context managers."""
