@@ -7,6 +7,7 @@
     │   └── PeerUnavailable          connection, timeout, 5xx, "out of resources"
     ├── Permanent                    will fail the same way again: stop and show it to an operator
     │   ├── Rejected                 the peer understood and said no
+    │   ├── NotFound                 no such study, run or delivery, or its pixels are gone
     │   └── BadResponse              the peer's answer breaks its own contract, or is not ours
     └── ConfigError                  the settings are wrong: names the setting and the value
 
@@ -15,6 +16,8 @@ Messages carry UIDs, names of settings and status codes; never patient data.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class PacsorError(Exception):
@@ -28,6 +31,9 @@ class Retryable(PacsorError):
         message: What happened, for the event log and the status page.
         retry_after_s: The peer's own wish in seconds, if it named one; else the backoff decides.
     """
+
+    #: Tries after which the error counts as permanent; None: only the retry horizon ends it.
+    max_attempts: ClassVar[int | None] = None
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -52,6 +58,10 @@ class Permanent(PacsorError):
 
 class Rejected(Permanent):
     """The peer understood the request and refused it."""
+
+
+class NotFound(Permanent):
+    """What was asked for does not exist, or no longer."""
 
 
 class BadResponse(Permanent):

@@ -1,0 +1,313 @@
+"""Deliveries: one row, lease and due time each, so that no destination waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, or_, select, update
+
+from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger.runs import OPEN_DELIVERY, WAITING_FOR, WATCH_S
+from pacsor_tasks.ledger.store import Store, insert_missing
+from pacsor_tasks.models import Delivery, DeliveryState, DestinationKind, Result, Run, Step
+
+DELIVERY_COLUMNS = tuple(t.delivery.c[f.name] for f in fields(Delivery))
+RESULT_COLUMNS = tuple(t.result.c[f.name] for f in fields(Result))
+
+
+class DueDelivery(NamedTuple):
+    """A delivery that has to be launched."""
+
+    delivery_id: str
+    kind: DestinationKind
+    enqueued_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewResult:
+    """One DICOM instance the AI returned."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: str
+    size_bytes: int
+
+
+class Deliveries(Store):
+    """Everything the pipeline asks and writes about results and deliveries."""
+
+    def of_run(self, run_id: str) -> list[Delivery]:
+        """The run's deliveries, by destination."""
+        query = (
+            select(*DELIVERY_COLUMNS)
+            .where(t.delivery.c.run_id == run_id)
+            .order_by(t.delivery.c.destination)
+        )
+        with self.read() as c:
+            return [to_delivery(row) for row in c.execute(query).mappings()]
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """The delivery, or None."""
+        query = select(*DELIVERY_COLUMNS).where(t.delivery.c.id == delivery_id)
+        with self.read() as c:
+            row = c.execute(query).mappings().first()
+        return None if row is None else to_delivery(row)
+
+    def fan_out(self, run: Run, totals: Mapping[str, int], event: tuple[str, str]) -> bool:
+        """Make a run's deliveries due and move the run to waiting for them, fenced by its owner.
+
+        Args:
+            run: As claimed at step fan_out.
+            totals: Instances to deliver, by destination.
+            event: (kind, message) for the timeline.
+        """
+        now = self.clock()
+        with self.write() as c:
+            moved = c.execute(
+                update(t.run)
+                .where(t.run.c.id == run.id, t.run.c.owner == run.owner)
+                .where(t.run.c.step == Step.FAN_OUT)
+                .values(
+                    step=Step.DELIVER, state=Step.DELIVER.state, owner=None, lease_until=0,
+                    attempts=0, step_since=now, due_at=now + WATCH_S, enqueued_at=now,
+                    waiting_for=WAITING_FOR[Step.DELIVER], error=None,
+                )
+            )  # fmt: skip
+            if not moved.rowcount:
+                return False
+            for destination, total in totals.items():
+                c.execute(
+                    update(t.delivery)
+                    .where(
+                        t.delivery.c.id == f"{run.id}:{destination}",
+                        t.delivery.c.state.in_(OPEN_DELIVERY),
+                    )
+                    .values(
+                        due_at=now, active_since=now, enqueued_at=now, total=total,
+                        waiting_for="a worker to deliver",
+                    )
+                )  # fmt: skip
+            self.add_event(
+                c, study_uid=run.study_uid, run_id=run.id, kind=event[0], message=event[1]
+            )
+        return True
+
+    def claim(self, delivery_id: str, owner: str, lease_s: float) -> Delivery | None:
+        """Take the lease of a delivery that is due; None when it is not, or held, or over."""
+        now = self.clock()
+        with self.write() as c:
+            row = (
+                c.execute(
+                    update(t.delivery)
+                    .where(
+                        t.delivery.c.id == delivery_id,
+                        t.delivery.c.state.in_(OPEN_DELIVERY),
+                        t.delivery.c.lease_until < now,
+                        t.delivery.c.due_at <= now,
+                    )
+                    .values(
+                        owner=owner,
+                        lease_until=now + lease_s,
+                        attempts=t.delivery.c.attempts + 1,
+                        waiting_for=None,
+                    )
+                    .returning(*DELIVERY_COLUMNS)
+                )
+                .mappings()
+                .first()
+            )
+        return None if row is None else to_delivery(row)
+
+    def renew(self, delivery_id: str, owner: str, lease_s: float) -> bool:
+        """Prolong a lease; False when it was lost."""
+        with self.write() as c:
+            done = c.execute(
+                update(t.delivery)
+                .where(*_mine(delivery_id, owner))
+                .values(lease_until=self.clock() + lease_s)
+            )
+        return done.rowcount == 1
+
+    def park(
+        self, delivery: Delivery, due_at: float, waiting_for: str, error: str | None = None
+    ) -> bool:
+        """Give the lease back and say when and for what the delivery waits."""
+        values: dict[str, Any] = {
+            "owner": None, "lease_until": 0, "due_at": due_at, "enqueued_at": 0,
+            "waiting_for": waiting_for, "error": error,
+        }  # fmt: skip
+        if error is not None:
+            values["state"] = DeliveryState.RETRYING
+        event = None if error is None else ("delivery.retry", waiting_for)
+        return self._commit(delivery, values, event)
+
+    def finish(self, delivery: Delivery, state: DeliveryState, message: str) -> bool:
+        """End a delivery, fenced by its owner."""
+        values = {
+            "state": state, "owner": None, "lease_until": 0, "due_at": None, "enqueued_at": 0,
+            "waiting_for": None, "finished_at": self.clock(),
+            "error": None if state is DeliveryState.DELIVERED else message,
+        }  # fmt: skip
+        return self._commit(delivery, values, (f"delivery.{state}", message))
+
+    def due(self, *, stale_s: float, limit: int) -> list[DueDelivery]:
+        """Unfinished deliveries past their due time whose message is not under way."""
+        now = self.clock()
+        query = (
+            select(t.delivery.c.id, t.delivery.c.kind, t.delivery.c.enqueued_at)
+            .where(
+                t.delivery.c.due_at <= now,
+                t.delivery.c.lease_until < now,
+                or_(t.delivery.c.enqueued_at == 0, t.delivery.c.enqueued_at < now - stale_s),
+            )
+            .order_by(t.delivery.c.due_at)
+            .limit(limit)
+        )
+        with self.read() as c:
+            rows = c.execute(query)
+            return [DueDelivery(r.id, DestinationKind(r.kind), r.enqueued_at) for r in rows]
+
+    def mark_enqueued(self, due: DueDelivery) -> bool:
+        """Say that a message is being published; False when another sweep was first."""
+        with self.write() as c:
+            done = c.execute(
+                update(t.delivery)
+                .where(
+                    t.delivery.c.id == due.delivery_id,
+                    t.delivery.c.enqueued_at == due.enqueued_at,
+                    t.delivery.c.state.in_(OPEN_DELIVERY),
+                )
+                .values(enqueued_at=self.clock())
+            )
+        return done.rowcount == 1
+
+    def keep_control_id(self, delivery_id: str, control_id: str) -> str:
+        """Store MSH-10 unless one is stored already; the one that counts from now on."""
+        with self.write() as c:
+            c.execute(
+                update(t.delivery)
+                .where(t.delivery.c.id == delivery_id, t.delivery.c.control_id.is_(None))
+                .values(control_id=control_id)
+            )
+            query = select(t.delivery.c.control_id).where(t.delivery.c.id == delivery_id)
+            return str(c.execute(query).scalar_one())
+
+    # --- per instance
+
+    def record_answer(
+        self, delivery_id: str, result_id: int, answer: tuple[int, str], *, delivered: bool
+    ) -> None:
+        """Record one instance's (status, meaning); `sent` counts what is delivered."""
+        status, meaning = answer
+        values = {
+            "status": status, "meaning": meaning, "delivered": delivered, "at": self.clock(),
+        }  # fmt: skip
+        key = and_(
+            t.delivery_instance.c.delivery_id == delivery_id,
+            t.delivery_instance.c.result_id == result_id,
+        )
+        with self.write() as c:
+            if not c.execute(update(t.delivery_instance).where(key).values(**values)).rowcount:
+                c.execute(
+                    insert(t.delivery_instance).values(
+                        delivery_id=delivery_id, result_id=result_id, **values
+                    )
+                )
+            sent = (
+                select(func.count())
+                .select_from(t.delivery_instance)
+                .where(
+                    t.delivery_instance.c.delivery_id == delivery_id,
+                    t.delivery_instance.c.delivered.is_(True),
+                )
+                .scalar_subquery()
+            )
+            c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=sent))
+
+    def unsent(self, delivery: Delivery) -> list[Result]:
+        """The run's results that this destination does not have yet, in their order."""
+        done = select(t.delivery_instance.c.result_id).where(
+            t.delivery_instance.c.delivery_id == delivery.id,
+            t.delivery_instance.c.delivered.is_(True),
+        )
+        query = (
+            select(*RESULT_COLUMNS)
+            .where(t.result.c.run_id == delivery.run_id, t.result.c.id.not_in(done))
+            .order_by(t.result.c.id)
+        )
+        with self.read() as c:
+            return [Result(**row) for row in c.execute(query).mappings()]
+
+    # --- results
+
+    def outcomes(self, run_id: str) -> dict[str, str]:
+        """Inference command → outcome, for those that are settled."""
+        query = select(t.command.c.name, t.command.c.outcome).where(t.command.c.run_id == run_id)
+        with self.read() as c:
+            return {row.name: row.outcome for row in c.execute(query)}
+
+    def record_command(
+        self, run_id: str, name: str, outcome: tuple[str, str | None], results: Iterable[NewResult]
+    ) -> None:
+        """Settle one inference command of a run with (outcome, reason) and its results."""
+        with self.write() as c:
+            c.execute(
+                insert_missing(c, t.command).values(
+                    run_id=run_id, name=name, outcome=outcome[0], reason=outcome[1]
+                )
+            )
+            for result in results:
+                c.execute(
+                    insert_missing(c, t.result).values(
+                        run_id=run_id,
+                        command=name,
+                        sop_instance_uid=result.sop_instance_uid,
+                        sop_class_uid=result.sop_class_uid,
+                        transfer_syntax_uid=result.transfer_syntax_uid,
+                        path=result.path,
+                        size_bytes=result.size_bytes,
+                    )
+                )
+
+    def count_results(self, run_id: str) -> int:
+        """How many DICOM instances the AI returned for a run."""
+        query = select(func.count()).select_from(t.result).where(t.result.c.run_id == run_id)
+        with self.read() as c:
+            return int(c.execute(query).scalar_one())
+
+    def _commit(
+        self, delivery: Delivery, values: Mapping[str, Any], event: tuple[str, str] | None
+    ) -> bool:
+        with self.write() as c:
+            done = c.execute(
+                update(t.delivery).where(*_mine(delivery.id, delivery.owner)).values(**values)
+            )
+            if done.rowcount and event:
+                self.add_event(
+                    c,
+                    study_uid=delivery.study_uid,
+                    run_id=delivery.run_id,
+                    destination=delivery.destination,
+                    kind=event[0],
+                    message=event[1],
+                )
+        return done.rowcount == 1
+
+
+def to_delivery(row: RowMapping) -> Delivery:
+    """A row of DELIVERY_COLUMNS as a record."""
+    values = dict(row)
+    values["state"] = DeliveryState(values["state"])
+    values["kind"] = DestinationKind(values["kind"])
+    return Delivery(**values)
+
+
+def _mine(delivery_id: str, owner: str | None) -> Sequence[ColumnElement[bool]]:
+    return (
+        t.delivery.c.id == delivery_id,
+        t.delivery.c.owner == owner,
+        t.delivery.c.state.in_(OPEN_DELIVERY),
+    )

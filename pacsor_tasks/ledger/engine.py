@@ -1,0 +1,107 @@
+"""Opening the ledger: SQLite in WAL mode, or PostgreSQL; migrated before first use."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+
+from pacsor_tasks.errors import ConfigError
+
+#: Advisory lock number of a PostgreSQL migration ("pacs" in ASCII).
+MIGRATION_LOCK = 0x70616373
+BUSY_TIMEOUT_S = 30
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on the ledger; opens no connection yet.
+
+    SQLite: WAL, `synchronous=FULL` (a committed step survives a power cut), every transaction
+    BEGIN IMMEDIATE so that two writers queue instead of failing on a lock upgrade.
+
+    Raises:
+        ConfigError: LEDGER_URL is not a URL of a supported database.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+            _tune_sqlite(engine)
+        elif backend == "postgresql":
+            engine = create_engine(
+                parsed, pool_pre_ping=True, pool_size=5, connect_args={"connect_timeout": 10}
+            )
+        else:
+            raise ConfigError(f"LEDGER_URL: {backend!r} is not supported; use sqlite or postgresql")
+    except (ArgumentError, ModuleNotFoundError) as exc:
+        raise ConfigError(f"LEDGER_URL: not a database URL: {exc}") from exc
+    return engine
+
+
+def migrate(url: str) -> None:
+    """Bring the ledger to the newest schema; safe to call from many processes at once.
+
+    Raises:
+        ConfigError: The database cannot be opened, or is newer than this program.
+    """
+    engine = open_engine(url)
+    try:
+        with _migration_lock(engine), engine.connect() as connection:
+            config = Config()
+            config.set_main_option("script_location", "pacsor_tasks:ledger/migrations")
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    except (OperationalError, OSError) as exc:
+        reason = getattr(exc, "orig", None) or exc
+        raise ConfigError(f"LEDGER_URL: the ledger cannot be opened: {reason}") from exc
+    except SQLAlchemyError as exc:
+        raise ConfigError(f"LEDGER_URL: the ledger cannot be migrated: {exc}") from exc
+    finally:
+        engine.dispose()
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _migration_lock(engine: Engine) -> Iterator[None]:
+    if engine.dialect.name == "postgresql":
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": MIGRATION_LOCK})
+            try:
+                yield
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": MIGRATION_LOCK})
+        return
+    database = engine.url.database
+    if not database or database == ":memory:":
+        yield
+        return
+    path = Path(database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,73 @@
+"""What may be forgotten: pixels of old finished studies, never what is pending or quarantined."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import exists, select, update
+
+from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger.runs import TERMINAL
+from pacsor_tasks.ledger.store import Store
+from pacsor_tasks.models import DeliveryState
+
+
+class HeldRevision(NamedTuple):
+    """A revision whose pixels may go."""
+
+    id: int
+    study_uid: str
+    token: str
+
+
+class Retention(Store):
+    """Finds old revisions and records their removal."""
+
+    def removable(self, older_than_s: float, limit: int = 200) -> list[HeldRevision]:
+        """Revisions received longer ago than this, all of whose runs ended without a quarantine.
+
+        A relaunch runs over several revisions: one is removable only when no unfinished run uses
+        any of its instances.
+        """
+        before = self.clock() - older_than_s
+        used = (
+            select(t.run_instance.c.run_id)
+            .join(t.instance, t.instance.c.id == t.run_instance.c.instance_id)
+            .join(t.run, t.run.c.id == t.run_instance.c.run_id)
+            .where(t.instance.c.revision_id == t.revision.c.id)
+        )
+        unfinished = used.where(t.run.c.state.not_in(TERMINAL)).exists()
+        quarantined = used.where(
+            exists().where(
+                t.delivery.c.run_id == t.run.c.id,
+                t.delivery.c.state == DeliveryState.QUARANTINED,
+            )
+        ).exists()
+        query = (
+            select(t.revision.c.id, t.revision.c.study_uid, t.revision.c.token)
+            .where(
+                t.revision.c.removed_at.is_(None),
+                t.revision.c.created_at < before,
+                ~unfinished,
+                ~quarantined,
+            )
+            .order_by(t.revision.c.created_at)
+            .limit(limit)
+        )
+        with self.read() as c:
+            return [HeldRevision(*row) for row in c.execute(query)]
+
+    def removed(self, revision: HeldRevision) -> None:
+        """Record that a revision's pixels are gone."""
+        with self.write() as c:
+            c.execute(
+                update(t.revision)
+                .where(t.revision.c.id == revision.id)
+                .values(removed_at=self.clock())
+            )
+            self.add_event(
+                c,
+                study_uid=revision.study_uid,
+                kind="study.removed",
+                message="the received instances were removed by retention",
+            )

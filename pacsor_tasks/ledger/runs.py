@@ -1,0 +1,365 @@
+"""Runs: leases by compare-and-set, steps, due times. The ledger decides; messages are hints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, insert, or_, select, update
+
+from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger.store import Store
+from pacsor_tasks.models import DeliveryState, Instance, InstanceOutcome, Run, RunState, Step
+
+TERMINAL = tuple(s for s in RunState if s.is_terminal)
+OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
+#: How often a run that waits for its deliveries is looked at, seconds.
+WATCH_S = 30.0
+
+WAITING_FOR = {
+    Step.FILTER: "a worker to apply the filters",
+    Step.UPLOAD: "a worker to upload the instances",
+    Step.POLL: "a worker to ask for the prediction",
+    Step.DOWNLOAD: "a worker to download the results",
+    Step.FAN_OUT: "a worker to hand the results to the destinations",
+    Step.DELIVER: "its deliveries",
+    Step.CLEANUP: "a worker to clean up",
+}
+RUN_COLUMNS = tuple(t.run.c[f.name] for f in fields(Run))
+INSTANCE_COLUMNS = tuple(t.instance.c[f.name] for f in fields(Instance))
+
+
+class Due(NamedTuple):
+    """A run whose next step has to be launched."""
+
+    run_id: str
+    step: Step
+    enqueued_at: float
+
+
+class Runs(Store):
+    """Everything the pipeline asks and writes about runs."""
+
+    def get(self, run_id: str) -> Run | None:
+        """The run, or None."""
+        with self.read() as c:
+            row = c.execute(select(*RUN_COLUMNS).where(t.run.c.id == run_id)).mappings().first()
+        return None if row is None else to_run(row)
+
+    def claim(self, run_id: str, step: Step, owner: str, lease_s: float) -> Run | None:
+        """Take the lease of a run's present step.
+
+        Returns:
+            The run as claimed, or None when it is not at this step, not due, or held by another.
+        """
+        now = self.clock()
+        with self.write() as c:
+            row = (
+                c.execute(
+                    update(t.run)
+                    .where(
+                        t.run.c.id == run_id,
+                        t.run.c.step == step,
+                        t.run.c.state.not_in(TERMINAL),
+                        t.run.c.lease_until < now,
+                        t.run.c.due_at <= now,
+                    )
+                    .values(
+                        owner=owner,
+                        lease_until=now + lease_s,
+                        attempts=t.run.c.attempts + 1,
+                        state=step.state,
+                        waiting_for=None,
+                    )
+                    .returning(*RUN_COLUMNS)
+                )
+                .mappings()
+                .first()
+            )
+        return None if row is None else to_run(row)
+
+    def renew(self, run_id: str, owner: str, lease_s: float) -> bool:
+        """Prolong a lease; False when it was lost (cancelled, or taken after it ran out)."""
+        with self.write() as c:
+            done = c.execute(
+                update(t.run)
+                .where(*_mine(run_id, owner))
+                .values(lease_until=self.clock() + lease_s)
+            )
+        return done.rowcount == 1
+
+    def advance(self, run: Run, to: Step, event: tuple[str, str] | None = None) -> bool:
+        """Commit a finished step, fenced by its owner.
+
+        Args:
+            run: As returned by `claim`.
+            to: The step that follows; `end` makes the run done.
+            event: (kind, message) for the timeline.
+
+        Returns:
+            False when the lease was lost: nothing was written.
+        """
+        now = self.clock()
+        is_end = to is Step.END
+        with self.write() as c:
+            done = c.execute(
+                update(t.run)
+                .where(*_mine(run.id, run.owner))
+                .values(
+                    step=to,
+                    state=to.state,
+                    owner=None,
+                    lease_until=0,
+                    attempts=0,
+                    step_since=now,
+                    due_at=None if is_end else now + (WATCH_S if to is Step.DELIVER else 0),
+                    enqueued_at=now,
+                    waiting_for=WAITING_FOR.get(to),
+                    finished_at=now if is_end else None,
+                    error=None,
+                )
+            )
+            if done.rowcount and event:
+                self.add_event(
+                    c, study_uid=run.study_uid, run_id=run.id, kind=event[0], message=event[1]
+                )
+        return done.rowcount == 1
+
+    def park(self, run: Run, due_at: float, waiting_for: str, error: str | None = None) -> bool:
+        """Give the lease back and say when and for what the run waits. False: lease was lost."""
+        with self.write() as c:
+            done = c.execute(
+                update(t.run)
+                .where(*_mine(run.id, run.owner))
+                .values(
+                    owner=None,
+                    lease_until=0,
+                    due_at=due_at,
+                    enqueued_at=0,
+                    waiting_for=waiting_for,
+                    error=error,
+                )
+            )
+            if done.rowcount and error is not None:
+                self.add_event(
+                    c, study_uid=run.study_uid, run_id=run.id, kind=f"{run.step}.retry",
+                    message=waiting_for,
+                )  # fmt: skip
+        return done.rowcount == 1
+
+    def finish(self, run: Run, state: RunState, reason: str) -> bool:
+        """End a run before its deliveries; what it would have delivered is skipped."""
+        now = self.clock()
+        with self.write() as c:
+            done = c.execute(
+                update(t.run).where(*_mine(run.id, run.owner)).values(**_ended(state, reason, now))
+            )
+            if done.rowcount:
+                c.execute(_skip_deliveries(run.id, reason, now))
+                self.add_event(
+                    c, study_uid=run.study_uid, run_id=run.id, kind=f"run.{state}", message=reason
+                )
+        return done.rowcount == 1
+
+    def cancel(self, run_id: str, reason: str) -> bool:
+        """End an unfinished run from outside; whoever holds its lease can no longer commit."""
+        now = self.clock()
+        with self.write() as c:
+            row = c.execute(
+                update(t.run)
+                .where(t.run.c.id == run_id, t.run.c.state.not_in(TERMINAL))
+                .values(**_ended(RunState.CANCELLED, reason, now))
+                .returning(t.run.c.study_uid)
+            ).first()
+            if row is None:
+                return False
+            c.execute(_skip_deliveries(run_id, reason, now))
+            self.add_event(
+                c, study_uid=row.study_uid, run_id=run_id, kind="run.cancelled", message=reason
+            )
+        return True
+
+    def settle(self, run_id: str) -> bool:
+        """Move a run whose deliveries are all over: to cleanup, or to failed if one is quarantined.
+
+        Returns:
+            True when this call moved it to cleanup, for the one caller that finds itself last.
+        """
+        now = self.clock()
+        at_deliver = and_(
+            t.run.c.id == run_id,
+            t.run.c.step == Step.DELIVER,
+            t.run.c.state.not_in(TERMINAL),
+            ~exists().where(t.delivery.c.run_id == run_id, t.delivery.c.state.in_(OPEN_DELIVERY)),
+        )
+        quarantined = select(t.delivery.c.destination).where(
+            t.delivery.c.run_id == run_id, t.delivery.c.state == DeliveryState.QUARANTINED
+        )
+        with self.write() as c:
+            names = sorted(c.execute(quarantined).scalars())
+            if names:
+                reason = f"quarantined: {', '.join(names)}; the results are kept"
+                values = _ended(RunState.FAILED, reason, now)
+            else:
+                values = {
+                    "step": Step.CLEANUP, "attempts": 0, "step_since": now, "due_at": now,
+                    "enqueued_at": now, "waiting_for": WAITING_FOR[Step.CLEANUP],
+                }  # fmt: skip
+            row = c.execute(
+                update(t.run).where(at_deliver).values(**values).returning(t.run.c.study_uid)
+            ).first()
+            if row is not None and names:
+                self.add_event(
+                    c, study_uid=row.study_uid, run_id=run_id, kind="run.failed", message=reason
+                )
+        return row is not None and not names
+
+    def watch(self, run_id: str) -> None:
+        """Put off the next look at a run that waits for its deliveries."""
+        with self.write() as c:
+            c.execute(
+                update(t.run)
+                .where(t.run.c.id == run_id, t.run.c.step == Step.DELIVER)
+                .values(due_at=self.clock() + WATCH_S)
+            )
+
+    def due(self, *, stale_s: float, limit: int) -> list[Due]:
+        """Unfinished runs past their due time whose message is not under way.
+
+        Args:
+            stale_s: A message published longer ago counts as lost; `inf`: none does.
+            limit: At most so many, the longest due first.
+        """
+        now = self.clock()
+        query = (
+            select(t.run.c.id, t.run.c.step, t.run.c.enqueued_at)
+            .where(
+                t.run.c.due_at <= now,
+                t.run.c.lease_until < now,
+                or_(t.run.c.enqueued_at == 0, t.run.c.enqueued_at < now - stale_s),
+            )
+            .order_by(t.run.c.due_at)
+            .limit(limit)
+        )
+        with self.read() as c:
+            return [Due(r.id, Step(r.step), r.enqueued_at) for r in c.execute(query)]
+
+    def mark_enqueued(self, due: Due) -> bool:
+        """Say that a message is being published; False when another sweep was first."""
+        with self.write() as c:
+            done = c.execute(
+                update(t.run)
+                .where(
+                    t.run.c.id == due.run_id,
+                    t.run.c.step == due.step,
+                    t.run.c.enqueued_at == due.enqueued_at,
+                )
+                .values(enqueued_at=self.clock())
+            )
+        return done.rowcount == 1
+
+    # --- the instances of a run
+
+    def instances(self, run_id: str, outcomes: Sequence[InstanceOutcome]) -> list[Instance]:
+        """The run's instances with one of these outcomes, in the order received."""
+        query = (
+            select(*INSTANCE_COLUMNS)
+            .join(t.run_instance, t.run_instance.c.instance_id == t.instance.c.id)
+            .where(t.run_instance.c.run_id == run_id, t.run_instance.c.outcome.in_(outcomes))
+            .order_by(t.instance.c.id)
+        )
+        with self.read() as c:
+            return [Instance(**row) for row in c.execute(query).mappings()]
+
+    def set_outcomes(
+        self, run_id: str, decided: Sequence[tuple[int, InstanceOutcome, str | None]]
+    ) -> None:
+        """Record (instance id, outcome, reason) of many instances in one transaction."""
+        with self.write() as c:
+            for instance_id, outcome, reason in decided:
+                c.execute(
+                    update(t.run_instance)
+                    .where(
+                        t.run_instance.c.run_id == run_id,
+                        t.run_instance.c.instance_id == instance_id,
+                    )
+                    .values(outcome=outcome, reason=reason)
+                )
+
+    def record_uploaded(self, run: Run, instances: Sequence[Instance]) -> None:
+        """Instances that the core has now: never uploaded to it again unless relaunched."""
+        with self.write() as c:
+            for instance in instances:
+                key = {"core": run.core, "sop_instance_uid": instance.sop_instance_uid}
+                done = c.execute(
+                    update(t.upload)
+                    .where(*(t.upload.c[k] == v for k, v in key.items()))
+                    .values(run_id=run.id, uploaded_at=self.clock())
+                )
+                if not done.rowcount:
+                    c.execute(
+                        insert(t.upload).values(**key, run_id=run.id, uploaded_at=self.clock())
+                    )
+                c.execute(
+                    update(t.run_instance)
+                    .where(
+                        t.run_instance.c.run_id == run.id,
+                        t.run_instance.c.instance_id == instance.id,
+                    )
+                    .values(outcome=InstanceOutcome.UPLOADED, reason=None)
+                )
+
+    def already_uploaded(self, core: str, sop_instance_uids: Sequence[str]) -> set[str]:
+        """Which of these the core has from an earlier run."""
+        found: set[str] = set()
+        with self.read() as c:
+            for start in range(0, len(sop_instance_uids), 500):
+                part = sop_instance_uids[start : start + 500]
+                query = select(t.upload.c.sop_instance_uid).where(
+                    t.upload.c.core == core, t.upload.c.sop_instance_uid.in_(part)
+                )
+                found.update(c.execute(query).scalars())
+        return found
+
+    def has_earlier(self, run: Run, states: Sequence[RunState]) -> bool:
+        """Whether another run of the same study and core is in one of these states."""
+        query = select(t.run.c.id).where(
+            t.run.c.study_uid == run.study_uid,
+            t.run.c.core == run.core,
+            t.run.c.id != run.id,
+            t.run.c.created_at <= run.created_at,
+            t.run.c.state.in_(states),
+        )
+        with self.read() as c:
+            return c.execute(query.limit(1)).first() is not None
+
+
+def to_run(row: RowMapping) -> Run:
+    """A row of RUN_COLUMNS as a record."""
+    values = dict(row)
+    values["state"] = RunState(values["state"])
+    values["step"] = Step(values["step"])
+    return Run(**values)
+
+
+def _mine(run_id: str, owner: str | None) -> tuple[ColumnElement[bool], ...]:
+    return (t.run.c.id == run_id, t.run.c.owner == owner, t.run.c.state.not_in(TERMINAL))
+
+
+def _ended(state: RunState, reason: str, now: float) -> dict[str, object]:
+    return {
+        "state": state, "owner": None, "lease_until": 0, "due_at": None, "enqueued_at": 0,
+        "waiting_for": None, "finished_at": now, "error": reason,
+    }  # fmt: skip
+
+
+def _skip_deliveries(run_id: str, reason: str, now: float):  # type: ignore[no-untyped-def] # SQLAlchemy's Update is generic over nothing useful
+    return (
+        update(t.delivery)
+        .where(t.delivery.c.run_id == run_id, t.delivery.c.state.in_(OPEN_DELIVERY))
+        .values(
+            state=DeliveryState.SKIPPED, owner=None, lease_until=0, due_at=None,
+            waiting_for=None, finished_at=now, error=reason,
+        )
+    )  # fmt: skip
