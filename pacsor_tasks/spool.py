@@ -1,0 +1,300 @@
+"""Instances on disk: the truth about what was received. Paths are built from UIDs only.
+
+    tmp/                                     partial files; nothing here counts
+    incoming/<study>/<instance>.dcm          received, the study may still grow
+    ready/<study>/<token>/<instance>.dcm     a revision with its revision.json; never changes
+    outbox/<token>                           the ledger does not know the revision yet
+    requests/<study>                         someone says the study is complete
+    associations/<study>/<id>                an open association that contributed to the study
+    processes/<id>.lock                      a living receiver process holds the lock
+    locks/                                   study locks
+    results/<run>/<command>/, quarantine/<run>/
+
+A name that begins with a dot is a revision in the making: readers do not see it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pacsor_tasks.dicom.headers import is_uid
+from pacsor_tasks.errors import Permanent
+
+DIRECTORIES = (
+    "tmp", "incoming", "ready", "outbox", "requests", "associations", "processes", "locks",
+    "results", "quarantine",
+)  # fmt: skip
+MANIFEST = "revision.json"
+INSTANCE_SUFFIX = ".dcm"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is known of a revision beside its instances. UIDs and AE titles, no patient data."""
+
+    study_uid: str
+    token: str
+    #: quiet, max_wait or requested
+    reason: str
+    #: ISO 8601, UTC; the first and the last arrival by the wall clock
+    first_at: str
+    last_at: str
+    n_instances: int
+    size_bytes: int
+    calling_aets: tuple[str, ...] = ()
+    #: what happened on the way, e.g. {"kind": "duplicate.same", "count": 3}
+    events: tuple[Mapping[str, Any], ...] = field(default=())
+
+    def to_json(self) -> str:
+        """The manifest as it stands in `revision.json`."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """The reverse of `to_json`; fields of a newer release are left out.
+
+        Raises:
+            Permanent: It is not a manifest.
+        """
+        try:
+            given = json.loads(text)
+            known = {name: given[name] for name in cls.__slots__ if name in given}
+            known["calling_aets"] = tuple(known.get("calling_aets", ()))
+            known["events"] = tuple(known.get("events", ()))
+            return cls(**known)
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise Permanent(f"{MANIFEST} cannot be read: {exc}") from exc
+
+
+class Spool:
+    """The directory tree above. Every process of the gateway opens its own.
+
+    Args:
+        root: Its directory; the paths in the ledger and in task arguments are relative to it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Create what is missing of the tree."""
+        for name in DIRECTORIES:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def path(self, relative: str) -> Path:
+        """The file a relative path means.
+
+        Raises:
+            Permanent: It would leave the spool.
+        """
+        parts = PurePosixPath(relative).parts
+        if not parts or relative.startswith("/") or ".." in parts or "\0" in relative:
+            raise Permanent("a path leaves the spool")
+        return self.root.joinpath(*parts)
+
+    def relative(self, path: Path) -> str:
+        """The reverse of `path`."""
+        return path.relative_to(self.root).as_posix()
+
+    # --- studies that are coming in
+
+    def incoming_dir(self, study_uid: str) -> Path:
+        """Where the instances of a study gather until it is stable."""
+        return self.root / "incoming" / _uid(study_uid)
+
+    @contextmanager
+    def study_lock(self, study_uid: str, *, exclusive: bool) -> Iterator[None]:
+        """Hold the study: shared to add to it, exclusive to close it. Over all processes.
+
+        Who waits for the exclusive lock holds the gate, so that senders who never pause cannot
+        starve it.
+        """
+        bucket = hashlib.sha256(_uid(study_uid).encode()).hexdigest()[:2]
+        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        with ExitStack() as held:
+            # flock belongs to the open file, so a new one per use also excludes our own threads.
+            lock = held.enter_context(_opened(self.root / "locks" / f"{bucket}.lock"))
+            with _opened(self.root / "locks" / f"{bucket}.gate") as gate:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                fcntl.flock(lock, mode)
+            yield
+
+    def request_stable(self, study_uid: str) -> bool:
+        """Say that a study is complete: it is closed at the next look, whatever is still open.
+
+        Returns:
+            Whether instances of the study are waiting at all.
+        """
+        if not self.incoming_dir(study_uid).is_dir():
+            return False
+        write_durably(self.root / "requests" / _uid(study_uid), b"")
+        return True
+
+    # --- revisions
+
+    def revision_dir(self, study_uid: str, token: str) -> Path:
+        """Where a revision is, or will be."""
+        return self.root / "ready" / _uid(study_uid) / _name(token)
+
+    def outbox(self) -> list[tuple[str, str]]:
+        """(study UID, token) of the revisions the ledger has not acknowledged, oldest first."""
+        waiting = []
+        for token in sorted(self.outbox_tokens()):
+            study_uid = self.outbox_study(token)
+            # Written before the revision appears: without it, there is nothing to announce yet.
+            if study_uid is not None and self.revision_dir(study_uid, token).is_dir():
+                waiting.append((study_uid, token))
+        return waiting
+
+    def outbox_tokens(self) -> list[str]:
+        """The tokens in the outbox, also of revisions still in the making."""
+        with os.scandir(self.root / "outbox") as entries:
+            return [entry.name for entry in entries if _NAME.fullmatch(entry.name)]
+
+    def outbox_study(self, token: str) -> str | None:
+        """The study of an outbox entry; None if it was acknowledged meanwhile or is unreadable."""
+        try:
+            study_uid = json.loads((self.root / "outbox" / _name(token)).read_text())["study_uid"]
+            return _uid(study_uid)
+        except (OSError, ValueError, KeyError, TypeError, Permanent):
+            return None
+
+    def acknowledge(self, token: str) -> None:
+        """The ledger knows the revision: take it out of the outbox. Safe to repeat."""
+        (self.root / "outbox" / _name(token)).unlink(missing_ok=True)
+
+    def all_ready(self) -> Iterator[tuple[str, str]]:
+        """(study UID, token) of every revision on disk."""
+        with os.scandir(self.root / "ready") as studies:
+            for study in studies:
+                if is_uid(study.name):
+                    for token in revisions_in(Path(study.path)):
+                        yield study.name, token
+
+    def instance_paths(self, study_uid: str, token: str) -> list[str]:
+        """Relative paths of a revision's instances, sorted.
+
+        Raises:
+            Permanent: The revision is not on disk.
+        """
+        directory = self.revision_dir(study_uid, token)
+        try:
+            names = sorted(p.name for p in directory.iterdir() if p.suffix == INSTANCE_SUFFIX)
+        except OSError as exc:
+            raise Permanent(f"revision {token} is not in the spool: {exc.strerror}") from exc
+        return [f"ready/{study_uid}/{token}/{name}" for name in names]
+
+    def manifest(self, study_uid: str, token: str) -> Manifest:
+        """What is known of a revision.
+
+        Raises:
+            Permanent: The revision is not on disk, or its manifest is damaged.
+        """
+        try:
+            text = (self.revision_dir(study_uid, token) / MANIFEST).read_text()
+        except OSError as exc:
+            raise Permanent(f"revision {token} has no {MANIFEST}: {exc.strerror}") from exc
+        return Manifest.from_json(text)
+
+    def remove_revision(self, study_uid: str, token: str) -> None:
+        """Delete a revision with its pixels. Readers see it whole or not at all. Safe to repeat."""
+        directory = self.revision_dir(study_uid, token)
+        doomed = self.root / "tmp" / f"{_name(token)}.removed"
+        with suppress(FileNotFoundError):
+            directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        with suppress(OSError):  # other revisions are there, or one is coming
+            directory.parent.rmdir()
+        self.acknowledge(token)
+
+    # --- results
+
+    def results_dir(self, run_id: str, command: str) -> Path:
+        """The directory of one command's results of a run, created."""
+        directory = self.root / "results" / _name(run_id) / _name(command)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def remove_results(self, run_id: str) -> None:
+        """Delete a run's results. Safe to repeat."""
+        shutil.rmtree(self.root / "results" / _name(run_id), ignore_errors=True)
+
+    def quarantine(self, run_id: str, path: Path) -> str:
+        """Move a file of the spool out of the way, for an operator to see.
+
+        Returns:
+            Its new relative path; an earlier file of that name is kept beside it.
+        """
+        directory = self.root / "quarantine" / _name(run_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        target, n = directory / path.name, 1
+        while target.exists():
+            target, n = directory / f"{path.stem}-{n}{path.suffix}", n + 1
+        path.rename(target)
+        fsync_dir(directory)
+        return self.relative(target)
+
+    def free_bytes(self) -> int:
+        """What may still be written to the spool's file system."""
+        return shutil.disk_usage(self.root).free
+
+
+def revisions_in(study_dir: Path) -> list[str]:
+    """The tokens under `ready/<study>/`, oldest first; none if it is not there."""
+    try:
+        return sorted(p.name for p in study_dir.iterdir() if _NAME.fullmatch(p.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that it is there whole after a crash, or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    fsync_dir(path.parent)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a directory survive a crash."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _uid(value: str) -> str:
+    if not is_uid(value):
+        raise Permanent("not a UID where a path is made from one")
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise Permanent(f"{value!r} cannot be a name in the spool")
+    return value
