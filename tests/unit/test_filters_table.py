@@ -1,0 +1,96 @@
+"""The truth table of DICOM_FILTERS and its worked set. Source: contract §2.4."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pacsor_tasks.dicom.filters import FilterRule
+
+
+def rule(
+    pattern: str, should_match: bool, group: str = "0010", element: str = "0010"
+) -> FilterRule:
+    return FilterRule.model_validate(
+        {
+            "tag": {"group": group, "element": element},
+            "pattern": pattern,
+            "should_match": should_match,
+        }
+    )
+
+
+NOT_TESTS = rule("^TEST.*", should_match=False)
+ONLY_SR = rule("^SR$", True, "0008", "0060")
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "is_skipped"),
+    [
+        ("TEST", "SR", True),  # rule A skips what matches
+        ("NOT_A_TEST", "SR", False),  # `^` anchors: A does not match; B matches
+        ("NOT_A_TEST", "DX", True),  # rule B skips what does not match
+        ("NOT_A_TEST", None, False),  # B has nothing to look at
+    ],
+)
+def test_the_worked_set_of_two_rules(name: str, modality: str | None, is_skipped: bool) -> None:
+    values = None if modality is None else [modality]
+    assert (NOT_TESTS.skips([name]) or ONLY_SR.skips(values)) is is_skipped
+
+
+@pytest.mark.parametrize(
+    ("values", "should_match", "is_skipped"),
+    [
+        (["a match"], False, True),
+        (["a match"], True, False),
+        (["other"], False, False),
+        (["other"], True, True),
+        (None, False, False),  # missing keeps, whatever the rule wants
+        (None, True, False),
+        ([""], True, True),  # present but empty is present
+        ([""], False, False),
+        ([], True, True),  # no value at all counts as ""
+        (["x", "a match"], False, True),  # any one value is enough
+        (["x", "a match"], True, False),
+        (["x", "y"], True, True),
+    ],
+)
+def test_present_or_missing_matching_or_not(
+    values: list[str] | None, should_match: bool, is_skipped: bool
+) -> None:
+    assert rule("match$", should_match).skips(values) is is_skipped
+
+
+def test_a_pattern_is_searched_anywhere_in_the_value() -> None:
+    assert rule("OS", should_match=False).skips(["DOSE"])
+
+
+def test_an_empty_value_can_be_asked_for() -> None:
+    assert not rule("^$", should_match=True).skips([""])
+
+
+def test_compose_dollars_mean_one_dollar() -> None:
+    assert not rule("^SR$$", should_match=True).skips(["SR"])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(unclosed",
+        r"end\z",  # RE2's end of text; Python's is \Z
+        r"\pL+",  # RE2's Unicode classes
+        "[[:alpha:]]+",  # POSIX class: compiles in Python, but means something else
+    ],
+)
+def test_a_pattern_that_would_mean_something_else_is_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="is not a regular expression"):
+        rule(pattern, should_match=True)
+
+
+def test_hex_tags_are_read_in_either_case() -> None:
+    assert rule("x", True, "7fE0", "00aB").tag == (0x7FE0, 0x00AB)
+
+
+def test_a_reason_names_tag_and_pattern() -> None:
+    assert str(ONLY_SR) == "(0008,0060) does not match '^SR$'"
+    assert str(NOT_TESTS) == "(0010,0010) matches '^TEST.*'"
