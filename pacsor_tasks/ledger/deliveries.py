@@ -227,6 +227,11 @@ class Deliveries(Store):
             )
             c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=sent))
 
+    def record_sent(self, delivery_id: str) -> None:
+        """The one message of an HL7 delivery was acknowledged."""
+        with self.write() as c:
+            c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=1))
+
     def unsent(self, delivery: Delivery) -> list[Result]:
         """The run's results that this destination does not have yet, in their order."""
         done = select(t.delivery_instance.c.result_id).where(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import exists, select, update
@@ -71,3 +72,14 @@ class Retention(Store):
                 kind="study.removed",
                 message="the received instances were removed by retention",
             )
+
+    def disposable(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs ended without a quarantined delivery: their results may go."""
+        quarantined = exists().where(
+            t.delivery.c.run_id == t.run.c.id, t.delivery.c.state == DeliveryState.QUARANTINED
+        )
+        query = select(t.run.c.id).where(
+            t.run.c.id.in_(run_ids), t.run.c.state.in_(TERMINAL), ~quarantined
+        )
+        with self.read() as c:
+            return list(c.execute(query).scalars())

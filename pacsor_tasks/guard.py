@@ -1,0 +1,189 @@
+"""The guard around every step: is it my turn, take the lease, do it, commit fenced.
+
+The one place where an exception's type becomes a decision.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from pacsor_tasks.errors import PacsorError, PeerUnavailable, Retryable
+from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.models import Delivery, DeliveryState, Run, RunState, Step
+from pacsor_tasks.outcomes import Advance, End, Ended, Moved, RetryPolicy, Wait
+
+log = structlog.get_logger(__name__)
+
+#: A crashed worker's work is taken over after so long, seconds.
+LEASE_S = 12.0
+RENEW_S = 3.0
+
+T = TypeVar("T")
+RunAction = Callable[[Run], Advance | Wait | End | Moved]
+DeliveryAction = Callable[[Delivery], Wait | Ended]
+
+
+def new_owner() -> str:
+    """A name for one attempt at one step, readable in the ledger and unique."""
+    return f"{socket.gethostname()[:32]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def run_step(
+    ledger: Ledger, policy: RetryPolicy, run_id: str, step: Step, action: RunAction
+) -> bool:
+    """Do one step of a run if it is its turn.
+
+    Returns:
+        True when the chain goes on: the step is done, by this call or before.
+    """
+    run = ledger.runs.get(run_id)
+    if run is None or run.state.is_terminal:
+        return False
+    if run.step.position > step.position:
+        return True
+    claimed = ledger.runs.claim(run_id, step, new_owner(), LEASE_S)
+    if claimed is None or claimed.owner is None:
+        return False
+    owner = claimed.owner
+    with (
+        structlog.contextvars.bound_contextvars(run_id=run_id, study_uid=claimed.study_uid),
+        _renewing(lambda: ledger.runs.renew(run_id, owner, LEASE_S)),
+    ):
+        outcome = _attempt(
+            lambda: action(claimed),
+            lambda error: _run_failure(policy, claimed, error, ledger.clock()),
+        )
+        return _commit_run(ledger, claimed, outcome)
+
+
+def deliver(ledger: Ledger, policy: RetryPolicy, delivery_id: str, action: DeliveryAction) -> bool:
+    """Do one delivery if it is due and nobody holds it.
+
+    Returns:
+        True when this call ended the run's last open delivery and the run now needs its cleanup.
+    """
+    claimed = ledger.deliveries.claim(delivery_id, new_owner(), LEASE_S)
+    if claimed is None or claimed.owner is None:
+        return False
+    owner = claimed.owner
+    with (
+        structlog.contextvars.bound_contextvars(
+            run_id=claimed.run_id, study_uid=claimed.study_uid, destination=claimed.destination
+        ),
+        _renewing(lambda: ledger.deliveries.renew(delivery_id, owner, LEASE_S)),
+    ):
+        outcome = _attempt(
+            lambda: action(claimed),
+            lambda error: _delivery_failure(policy, claimed, error, ledger.clock()),
+        )
+        if isinstance(outcome, Wait):
+            ledger.deliveries.park(claimed, ledger.clock() + outcome.delay_s, outcome.waiting_for)
+            return False
+        if isinstance(outcome, Failure):
+            if not outcome.is_over:
+                ledger.deliveries.park(
+                    claimed, ledger.clock() + outcome.delay_s, outcome.message, outcome.message
+                )
+                return False
+            outcome = Ended(DeliveryState.QUARANTINED, outcome.message)
+        log.info("delivery.ended", state=outcome.state, attempts=claimed.attempts)
+        ledger.deliveries.finish(claimed, outcome.state, outcome.message)
+    return ledger.runs.settle(claimed.run_id)
+
+
+class Failure:
+    """An error turned into a decision.
+
+    Args:
+        message: For the timeline and the status page.
+        is_over: No further try.
+        delay_s: Seconds to the next one otherwise.
+    """
+
+    def __init__(self, message: str, *, is_over: bool, delay_s: float) -> None:
+        self.message = message
+        self.is_over = is_over
+        self.delay_s = delay_s
+
+
+def _attempt(action: Callable[[], T], failed: Callable[[PacsorError], Failure]) -> T | Failure:
+    try:
+        return action()
+    except PacsorError as exc:
+        log.warning("step.failed", error=str(exc), error_type=type(exc).__name__)
+        return failed(exc)
+    except SoftTimeLimitExceeded:
+        # What was done is in the ledger, so the next try resumes behind it.
+        log.warning("step.time_limit")
+        return failed(Retryable("the task's time limit; resumes where it stopped", 1.0))
+    except Exception as exc:
+        log.exception("step.bug")
+        return failed(Retryable(f"internal error {type(exc).__name__}: see the worker's log"))
+
+
+def _run_failure(policy: RetryPolicy, run: Run, error: PacsorError, now: float) -> Failure:
+    return _failure(policy, error, run.attempts, now - run.step_since)
+
+
+def _delivery_failure(
+    policy: RetryPolicy, delivery: Delivery, error: PacsorError, now: float
+) -> Failure:
+    return _failure(policy, error, delivery.attempts, now - (delivery.active_since or now))
+
+
+def _failure(policy: RetryPolicy, error: PacsorError, attempts: int, elapsed_s: float) -> Failure:
+    is_over = policy.is_over(error, attempts, elapsed_s)
+    wish_s = error.retry_after_s if isinstance(error, Retryable) else None
+    message = str(error)
+    if is_over and isinstance(error, Retryable):
+        message = f"{message} (given up after {attempts} tries in {elapsed_s:.0f} s)"
+    return Failure(message, is_over=is_over, delay_s=policy.delay_s(attempts, wish_s))
+
+
+def _commit_run(ledger: Ledger, run: Run, outcome: Advance | Wait | End | Moved | Failure) -> bool:
+    now = ledger.clock()
+    if isinstance(outcome, Moved):
+        return outcome.done
+    if isinstance(outcome, Advance):
+        return ledger.runs.advance(run, run.step.following, outcome.event)
+    if isinstance(outcome, Wait):
+        ledger.runs.park(run, now + outcome.delay_s, outcome.waiting_for)
+    elif isinstance(outcome, End):
+        ledger.runs.finish(run, outcome.state, outcome.reason)
+    elif outcome.is_over:
+        ledger.runs.finish(run, RunState.FAILED, f"{run.step}: {outcome.message}")
+    else:
+        ledger.runs.park(run, now + outcome.delay_s, outcome.message, outcome.message)
+    return False
+
+
+@contextmanager
+def _renewing(renew: Callable[[], bool]) -> Iterator[None]:
+    """Renew a lease each RENEW_S seconds while the block runs."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(RENEW_S):
+            try:
+                if not renew():
+                    log.warning("lease.lost")
+                    return
+            except PeerUnavailable as exc:
+                log.warning("lease.renewal_failed", error=str(exc))
+
+    thread = threading.Thread(target=beat, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

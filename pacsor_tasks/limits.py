@@ -1,0 +1,122 @@
+"""Rates shared by all workers: GCRA with reservation and pushback, on Redis's own clock.
+
+A reservation tells the caller when its turn is, so nobody spins; a pushback (HTTP 429) stops every
+worker, not only the one that met it, and starts again without a burst.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import redis
+import structlog
+
+from pacsor_tasks.errors import RateLimited
+
+log = structlog.get_logger(__name__)
+
+#: A wait shorter than this is slept in the worker; a longer one is a due time in the ledger.
+MAX_SLEEP_S = 2.0
+#: Share of the configured rate that each process allows itself while Redis is away.
+LOCAL_SHARE = 0.25
+
+_RESERVE = """
+local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000
+local interval = tonumber(ARGV[1]); local burst = tonumber(ARGV[2]); local maxwait = tonumber(ARGV[3])
+local tat = tonumber(redis.call('GET', KEYS[1]) or now); if tat < now then tat = now end
+local blocked = tonumber(redis.call('GET', KEYS[2]) or 0)
+local wait = math.max(tat - now - (burst - 1) * interval, blocked - now, 0)
+if wait > maxwait then return {0, tostring(wait)} end
+if blocked > now and tat < blocked then tat = blocked end
+tat = tat + interval
+redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', math.ceil(tat - now + burst * interval) + 1000)
+return {1, tostring(wait)}
+"""
+_PUSHBACK = """
+local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000; local till = now + tonumber(ARGV[1])
+local current = tonumber(redis.call('GET', KEYS[2]) or 0)
+if till <= current then return tostring(current - now) end
+redis.call('SET', KEYS[2], string.format('%.3f', till), 'PX', math.ceil(till - now))
+local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or now), till + tonumber(ARGV[2]))
+redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', math.ceil(tat - now) + 60000)
+return tostring(till - now)
+"""
+
+
+class Limiter(Protocol):
+    """Holds a rate."""
+
+    def wait(self) -> None:
+        """Return when the caller may act; RateLimited when that is not soon."""
+
+    def pushback(self, seconds: float) -> None:
+        """Nobody acts for so long."""
+
+
+class Unlimited:
+    """No rate of our own; a pushback is left to the ledger's due times."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+    def pushback(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class SharedRate:
+    """At most `rate` actions per second over every process that uses the same Redis and name.
+
+    Args:
+        client: Redis; its own timeouts must be short.
+        name: What is limited, e.g. `upload:core`.
+        rate: Actions per second, above 0.
+        burst: Actions that may go at once after a pause, at least 1.
+        sleep: For tests.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        rate: float,
+        burst: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._keys = [f"pacsor:rate:{{{name}}}:tat", f"pacsor:rate:{{{name}}}:blocked"]
+        self._interval_ms = 1000.0 / rate
+        self._burst = burst
+        self._name = name
+        self._sleep = sleep
+        self._reserve = client.register_script(_RESERVE)
+        self._push = client.register_script(_PUSHBACK)
+
+    def wait(self) -> None:
+        """Sleep until this caller's turn.
+
+        Raises:
+            RateLimited: The turn is more than MAX_SLEEP_S away; nothing was reserved.
+        """
+        try:
+            granted, wait_ms = self._reserve(
+                keys=self._keys, args=[self._interval_ms, self._burst, MAX_SLEEP_S * 1000]
+            )
+        except redis.RedisError as exc:
+            log.warning("limit.local", limit=self._name, error=type(exc).__name__)
+            self._sleep(self._interval_ms / 1000 / LOCAL_SHARE)
+            return
+        wait_s = float(wait_ms) / 1000
+        if not granted:
+            raise RateLimited(f"the limit {self._name} is used up", wait_s)
+        if wait_s > 0:
+            self._sleep(wait_s)
+
+    def pushback(self, seconds: float) -> None:
+        """Stop all users of this limit for so many seconds."""
+        try:
+            self._push(
+                keys=self._keys, args=[seconds * 1000, (self._burst - 1) * self._interval_ms]
+            )
+        except redis.RedisError as exc:
+            log.warning("limit.pushback_lost", limit=self._name, error=type(exc).__name__)

@@ -1,0 +1,101 @@
+"""What the steps are given to work with: plain values and the doors to the outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.hl7.message import MessageOptions
+from pacsor_tasks.ledger import Ledger, Target
+from pacsor_tasks.limits import Limiter
+from pacsor_tasks.milvue.client import MilvueClient
+from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.outcomes import RetryPolicy
+from pacsor_tasks.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """One AI environment as the steps use it."""
+
+    name: str
+    client: MilvueClient
+    commands: Sequence[str]
+    filters: Sequence[FilterRule]
+    no_duplicate_upload: bool
+    #: query parameters of the result images
+    output: Mapping[str, str]
+    upload_limit: Limiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollPolicy:
+    """How often a prediction is looked at, seconds."""
+
+    interval_s: float
+    max_interval_s: float
+    #: running longer than this is told to the operator and polled with backoff
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ris:
+    """One HL7 destination."""
+
+    name: str
+    host: str
+    port: int
+    #: to connect, and again for the ACK
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hl7Content:
+    """What goes into the messages."""
+
+    options: MessageOptions
+    language: str
+    default_issuer: str
+    #: None: detections are not included
+    detections_command: str | None
+    #: None: measures are not included
+    measures_command: str | None
+    #: how long JSON results may stay `running`, seconds
+    results_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything a process has, built once from the settings by `wiring`."""
+
+    spool: Spool
+    ledger: Ledger
+    cores: Mapping[str, Core]
+    targets: Sequence[Target]
+    pacs: Mapping[str, Pacs]
+    ris: Mapping[str, Ris]
+    hl7: Hl7Content
+    poll: PollPolicy
+    retry: RetryPolicy
+    retention_s: float
+    #: seconds a published message may be under way before the sweep publishes it again
+    stale_s: float = 10.0
+    #: messages waiting in a queue
+    queue_length: Callable[[str], int] = field(default=lambda _queue: 0)
+
+    def file(self, relative: str) -> Path:
+        """A path of the ledger as a file of the spool."""
+        return self.spool.path(relative)
+
+    def kind(self, destination: str) -> DestinationKind | None:
+        """What a configured destination speaks; None when it is no longer configured."""
+        if destination in self.pacs:
+            return DestinationKind.STORESCU
+        return DestinationKind.HL7 if destination in self.ris else None

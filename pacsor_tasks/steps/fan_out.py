@@ -1,0 +1,19 @@
+"""Fan out: every destination's delivery becomes due."""
+
+from __future__ import annotations
+
+from pacsor_tasks.models import DestinationKind, Run
+from pacsor_tasks.outcomes import Moved
+from pacsor_tasks.ports import Ports
+
+
+def fan_out(run: Run, ports: Ports) -> Moved:
+    """Hand the results to all destinations at once; the chain's group delivers them."""
+    deliveries = ports.ledger.deliveries.of_run(run.id)
+    n_results = ports.ledger.deliveries.count_results(run.id)
+    totals = {
+        d.destination: n_results if d.kind is DestinationKind.STORESCU else 1 for d in deliveries
+    }
+    names = ", ".join(sorted(totals)) or "no destination"
+    message = f"{n_results} result instances to {names}"
+    return Moved(ports.ledger.deliveries.fan_out(run, totals, ("fan_out.done", message)))

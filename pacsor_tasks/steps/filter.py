@@ -1,0 +1,47 @@
+"""Filter: which instances of the revision go to the AI."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pacsor_tasks.dicom.filters import FilterRule, decide
+from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
+from pacsor_tasks.outcomes import Advance, End
+from pacsor_tasks.ports import Ports
+from pacsor_tasks.steps.common import core_of
+
+Decided = tuple[int, InstanceOutcome, str | None]
+
+
+def filter_instances(run: Run, ports: Ports) -> Advance | End:
+    """Apply the core's DICOM_FILTERS to each instance. Source: contract §2.4.
+
+    All instances filtered ends the run: no API call, no delivery.
+    """
+    core = core_of(run, ports)
+    pending = ports.ledger.runs.instances(run.id, [InstanceOutcome.PENDING])
+    decided = [d for d in (_decide(i, ports, core.filters) for i in pending) if d is not None]
+    ports.ledger.runs.set_outcomes(run.id, decided)
+    if ports.ledger.runs.instances(run.id, [InstanceOutcome.PENDING, InstanceOutcome.UPLOADED]):
+        message = f"{len(pending) - len(decided)} of {len(pending)} instances kept"
+        return Advance(("filter.done", message + _why(decided)))
+    if any(outcome is InstanceOutcome.UNREADABLE for _, outcome, _ in decided):
+        return End(RunState.FAILED, f"no instance is left to upload{_why(decided)}")
+    return End(RunState.FILTERED, f"all instances skipped by DICOM_FILTERS{_why(decided)}")
+
+
+def _decide(instance: Instance, ports: Ports, rules: Sequence[FilterRule]) -> Decided | None:
+    if instance.error is not None:
+        return (instance.id, InstanceOutcome.UNREADABLE, instance.error)
+    if not rules:
+        return None
+    decision = decide(rules, ports.file(instance.path))
+    if decision.keep:
+        return None
+    return (instance.id, InstanceOutcome.FILTERED, decision.reason)
+
+
+def _why(decided: list[Decided]) -> str:
+    reasons = Counter(reason for _, _, reason in decided if reason)
+    return "".join(f"; {n} × {reason}" for reason, n in reasons.most_common(5))

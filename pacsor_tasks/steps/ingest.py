@@ -1,0 +1,84 @@
+"""Ingest: a stable directory of the outbox becomes a revision and one run per core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from pacsor_tasks.dicom.headers import read_header
+from pacsor_tasks.errors import BadResponse, Permanent
+from pacsor_tasks.ledger import NewInstance, NewRevision
+from pacsor_tasks.ports import Ports
+
+
+def ingest(study_uid: str, paths: Sequence[str], ports: Ports) -> list[str]:
+    """Record a revision and its runs. Idempotent by the directory's token.
+
+    Args:
+        study_uid: StudyInstanceUID.
+        paths: The instances, relative to the spool, all in one directory of `ready/`.
+        ports: The process's ports.
+
+    Returns:
+        The ids of the revision's runs, for launching; none when it holds nothing new.
+
+    Raises:
+        Permanent: The paths are not those of one revision of this study.
+    """
+    token = _token(study_uid, paths)
+    return ingest_token(study_uid, token, ports)
+
+
+def ingest_token(study_uid: str, token: str, ports: Ports) -> list[str]:
+    """As `ingest`, by the directory's token: what is on disk counts, not what a message says."""
+    manifest = ports.spool.manifest(study_uid, token)
+    new = NewRevision(
+        study_uid=study_uid,
+        token=token,
+        reason=manifest.reason,
+        instances=[
+            _instance(study_uid, path, ports)
+            for path in ports.spool.instance_paths(study_uid, token)
+        ],
+        notes=list(manifest.events),
+    )
+    run_ids = ports.ledger.intake.add_revision(new, ports.targets)
+    ports.spool.acknowledge(token)
+    return run_ids
+
+
+def _token(study_uid: str, paths: Sequence[str]) -> str:
+    parents = {PurePosixPath(path).parent.parts for path in paths}
+    if len(parents) != 1:
+        raise Permanent(f"study {study_uid}: its {len(paths)} paths are not of one directory")
+    parts = parents.pop()
+    if len(parts) != 3 or parts[:2] != ("ready", study_uid):
+        raise Permanent(f"study {study_uid}: {'/'.join(parts)} is not one of its revisions")
+    return parts[2]
+
+
+def _instance(study_uid: str, path: str, ports: Ports) -> NewInstance:
+    file = ports.file(path)
+    size = file.stat().st_size
+    try:
+        header = read_header(file)
+        if header.study_uid != study_uid:
+            raise BadResponse(f"its StudyInstanceUID is {header.study_uid}")
+    except BadResponse as exc:
+        return NewInstance(
+            sop_instance_uid=file.stem,
+            sop_class_uid="",
+            series_uid="",
+            transfer_syntax_uid="",
+            path=path,
+            size_bytes=size,
+            error=str(exc),
+        )
+    return NewInstance(
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        series_uid=header.series_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        path=path,
+        size_bytes=size,
+    )

@@ -1,0 +1,155 @@
+"""Every task, on one page. Thin: the guard decides whether it is a task's turn, the step does it.
+
+Names are permanent, since messages outlive a deployment. The one argument of a run's task is the
+run id, of a delivery's the delivery id; patient data is never one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+from celery.exceptions import Ignore
+from celery.signals import setup_logging, worker_init, worker_process_shutdown
+
+from pacsor_tasks import guard, observability, operations, pipeline, reconcile, wiring
+from pacsor_tasks.app import app
+from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.ledger import migrate
+from pacsor_tasks.models import Delivery, Run, Step
+from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
+from pacsor_tasks.ports import Ports
+from pacsor_tasks.settings import load
+from pacsor_tasks.steps.cleanup import apply_retention
+from pacsor_tasks.steps.cleanup import cleanup as cleanup_step
+from pacsor_tasks.steps.download import download as download_step
+from pacsor_tasks.steps.fan_out import fan_out as fan_out_step
+from pacsor_tasks.steps.filter import filter_instances
+from pacsor_tasks.steps.hl7 import send_message
+from pacsor_tasks.steps.ingest import ingest as ingest_step
+from pacsor_tasks.steps.poll import poll as poll_step
+from pacsor_tasks.steps.store import store_results
+from pacsor_tasks.steps.upload import upload as upload_step
+
+log = structlog.get_logger(__name__)
+
+RunStep = Callable[[Run, Ports], Advance | Wait | End | Moved]
+DeliveryStep = Callable[[Delivery, Ports], Wait | Ended]
+
+
+@app.task(name="pacsor.ingest")
+def ingest(study_uid: str, paths: Sequence[str]) -> None:
+    """Record a stable study's instances and launch one run per core."""
+    ports = wiring.ports()
+    operations.launch_all(ingest_step(study_uid, paths, ports), ports)
+
+
+@app.task(name="pacsor.filter")
+def filter_(run_id: str) -> None:
+    """Choose the instances that go to the AI."""
+    _run(run_id, Step.FILTER, filter_instances)
+
+
+@app.task(name="pacsor.upload")
+def upload(run_id: str) -> None:
+    """Upload them."""
+    _run(run_id, Step.UPLOAD, upload_step)
+
+
+@app.task(name="pacsor.poll")
+def poll(run_id: str) -> None:
+    """Ask once for the prediction."""
+    _run(run_id, Step.POLL, poll_step)
+
+
+@app.task(name="pacsor.download")
+def download(run_id: str) -> None:
+    """Fetch and check the results."""
+    _run(run_id, Step.DOWNLOAD, download_step)
+
+
+@app.task(name="pacsor.fan_out")
+def fan_out(run_id: str) -> None:
+    """Make every delivery due."""
+    _run(run_id, Step.FAN_OUT, fan_out_step)
+
+
+@app.task(name="pacsor.store")
+def store(delivery_id: str) -> None:
+    """Store the results at one PACS."""
+    _deliver(delivery_id, store_results)
+
+
+@app.task(name="pacsor.hl7")
+def hl7(delivery_id: str) -> None:
+    """Send the message to one RIS."""
+    _deliver(delivery_id, send_message)
+
+
+@app.task(name="pacsor.cleanup")
+def cleanup(run_id: str) -> None:
+    """Remove the delivered results."""
+    _run(run_id, Step.CLEANUP, cleanup_step)
+
+
+@app.task(name="pacsor.poll_due")
+def poll_due(run_ids: Sequence[str]) -> None:
+    """Ask for many predictions on one connection, and launch the rest of those that are ready."""
+    ports = wiring.ports()
+    for run_id in run_ids:
+        if guard.run_step(
+            ports.ledger, ports.retry, run_id, Step.POLL, lambda run: poll_step(run, ports)
+        ):
+            deliveries = ports.ledger.deliveries.of_run(run_id)
+            pipeline.launch(run_id, Step.DOWNLOAD, deliveries)
+
+
+@app.task(name="pacsor.reconcile")
+def sweep() -> None:
+    """Launch what is due, orphaned or was never enqueued."""
+    try:
+        reconcile.reconcile(wiring.ports())
+    except PeerUnavailable as exc:
+        log.warning("reconcile.skipped", error=str(exc))
+
+
+@app.task(name="pacsor.relaunch")
+def relaunch(study_uid: str) -> None:
+    """Send a study through every core again."""
+    operations.relaunch(study_uid, wiring.ports())
+
+
+@app.task(name="pacsor.retention")
+def retention() -> None:
+    """Remove the pixels of old finished studies, and enqueue what the ledger does not know."""
+    ports = wiring.ports()
+    reconcile.recover_ready(ports)
+    log.info("retention.applied", removed=apply_retention(ports))
+
+
+def _run(run_id: str, step: Step, action: RunStep) -> None:
+    ports = wiring.ports()
+    if not guard.run_step(ports.ledger, ports.retry, run_id, step, lambda run: action(run, ports)):
+        raise Ignore  # this copy of the chain ends; the ledger knows what comes next
+
+
+def _deliver(delivery_id: str, action: DeliveryStep) -> None:
+    ports = wiring.ports()
+    if guard.deliver(ports.ledger, ports.retry, delivery_id, lambda d: action(d, ports)):
+        pipeline.launch(delivery_id.partition(":")[0], Step.CLEANUP, ())
+
+
+@setup_logging.connect
+def _logging(**_: object) -> None:
+    settings = load()
+    observability.configure_logging(settings.PACSOR_LOG_LEVEL, settings.LOG_FORMAT)
+
+
+@worker_init.connect
+def _prepare(**_: object) -> None:
+    migrate(load().ledger_url)
+
+
+@worker_process_shutdown.connect
+def _close(**_: object) -> None:
+    wiring.close()

@@ -1,0 +1,170 @@
+"""Builds what a process works with from the settings, once."""
+
+from __future__ import annotations
+
+import os
+
+import redis
+
+from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.hl7.message import MessageOptions
+from pacsor_tasks.ledger import Ledger, Target
+from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
+from pacsor_tasks.milvue.client import MilvueClient
+from pacsor_tasks.outcomes import RetryPolicy
+from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
+from pacsor_tasks.settings import CoreSettings, Settings, kind_of, load
+from pacsor_tasks.spool import Spool
+
+_built: dict[int, Ports] = {}
+
+
+def ports() -> Ports:
+    """This process's ports, built at the first call; a forked child builds its own.
+
+    Raises:
+        ConfigError: A setting is missing or wrong.
+    """
+    pid = os.getpid()
+    if pid not in _built:
+        _built.clear()  # the parent's: its connections are not ours to use or close
+        _built[pid] = build(load())
+    return _built[pid]
+
+
+def close() -> None:
+    """Close this process's connections."""
+    built = _built.pop(os.getpid(), None)
+    if built is not None:
+        for core in built.cores.values():
+            core.client.close()
+        built.ledger.close()
+
+
+def build(settings: Settings) -> Ports:
+    """Ports from settings. Opens no connection; the ledger is expected to be migrated."""
+    spool = Spool(settings.spool_dir)
+    spool.prepare()
+    client = redis_client(settings)
+    return Ports(
+        spool=spool,
+        ledger=Ledger(settings.ledger_url),
+        cores={c.name: _core(c, settings, client) for c in settings.cores.values()},
+        targets=[_target(c) for c in settings.cores.values()],
+        pacs={
+            s.name: Pacs(
+                name=s.name,
+                host=s.host,
+                port=s.port,
+                called_aet=s.called_aet,
+                calling_aet=s.calling_aet,
+                connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
+                timeout_s=settings.PACS_TIMEOUT,
+            )
+            for s in settings.storescu.values()
+        },
+        ris={
+            r.name: Ris(name=r.name, host=r.host, port=r.port, timeout_s=settings.RIS_TIMEOUT)
+            for r in settings.ris.values()
+        },
+        hl7=_hl7(settings),
+        poll=PollPolicy(
+            interval_s=settings.POLL_INTERVAL,
+            max_interval_s=settings.POLL_MAX_INTERVAL,
+            timeout_s=settings.PREDICTION_TIMEOUT,
+        ),
+        retry=RetryPolicy(
+            cap_s=settings.RETRY_MAX_DELAY, horizon_s=settings.DELIVERY_RETRY_HORIZON
+        ),
+        retention_s=settings.RETENTION_DAYS * 86400,
+        queue_length=lambda queue: _queue_length(client, queue),
+    )
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client of the broker's Redis with short timeouts; connects when first used."""
+    return redis.Redis.from_url(
+        settings.broker_url,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+        socket_keepalive=True,
+        health_check_interval=10,
+    )
+
+
+def _core(core: CoreSettings, settings: Settings, client: redis.Redis) -> Core:
+    return Core(
+        name=core.name,
+        client=MilvueClient(
+            core.api_url,
+            core.token.get_secret_value(),
+            signed_url=core.signed_url,
+            connect_timeout_s=settings.API_CONNECT_TIMEOUT,
+            read_timeout_s=settings.API_READ_TIMEOUT,
+            parallel=settings.UPLOAD_PARALLEL,
+        ),
+        commands=core.inference_commands,
+        filters=core.filters,
+        no_duplicate_upload=core.no_duplicate_upload,
+        output=_output(settings),
+        upload_limit=_upload_limit(core.name, settings, client),
+    )
+
+
+def _upload_limit(core: str, settings: Settings, client: redis.Redis) -> Limiter:
+    if not settings.UPLOAD_RATE:
+        return Unlimited()
+    return SharedRate(client, f"upload:{core}", settings.UPLOAD_RATE)
+
+
+def _output(settings: Settings) -> dict[str, str]:
+    named = {
+        "output_format": settings.OUTPUT_FORMAT,
+        "language": settings.OUTPUT_LANGUAGE,
+        "output_selection": settings.OUTPUT_SELECTION,
+        "timezone": settings.OUTPUT_TIMEZONE,
+        "recap_theme": settings.RECAP_THEME,
+        "structured_report_format": settings.STRUCTURED_REPORT_FORMAT,
+        "static_report_format": settings.STATIC_REPORT_FORMAT,
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+def _target(core: CoreSettings) -> Target:
+    kinds = ((name, kind_of(name)) for name in core.destinations)
+    return Target(core=core.name, destinations=[(n, k) for n, k in kinds if k is not None])
+
+
+def _hl7(settings: Settings) -> Hl7Content:
+    return Hl7Content(
+        options=MessageOptions(
+            sending_application=settings.SENDING_APPLICATION,
+            sending_facility=settings.SENDING_FACILITY,
+            receiving_application=settings.RECEIVING_APPLICATION,
+            receiving_facility=settings.RECEIVING_FACILITY,
+            language=settings.HL7_LANGUAGE,
+            processing_id=settings.PROC_ID,
+            populate_pid=settings.POPULATE_PID,
+            populate_pv1=settings.POPULATE_PV1,
+            populate_orc=settings.POPULATE_ORC,
+            populate_zds=settings.POPULATE_ZDS,
+            siuid_in_obx1=settings.SIUID_IN_OBX1,
+        ),
+        language=settings.HL7_LANGUAGE,
+        default_issuer=settings.DEF_PID_ISSUER,
+        detections_command=settings.DETECTION_INFERENCE_COMMAND
+        if settings.INCLUDE_DETECTIONS_FINDINGS
+        else None,
+        measures_command=settings.MEASURES_INFERENCE_COMMAND
+        if settings.INCLUDE_MEASURES_FINDINGS
+        else None,
+        results_timeout_s=settings.HTTP_TIMEOUT,
+    )
+
+
+def _queue_length(client: redis.Redis, queue: str) -> int:
+    try:
+        return int(client.llen(queue))  # type: ignore[arg-type] # the stubs mix in the asyncio client
+    except redis.RedisError as exc:
+        raise PeerUnavailable(f"broker: {type(exc).__name__}") from exc
