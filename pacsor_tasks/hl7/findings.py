@@ -1,0 +1,93 @@
+"""The text of the findings OBX: the AI's own, or its findings and measures in words. Pure.
+
+Source: contract §1.3 (shapes of E4 and E5), §3.1 (where the text goes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+#: PathoLabel in words, most severe first: the order also decides between instances.
+LABELS: dict[str, dict[str, str]] = {
+    "abnormal": {"fr": "OUI", "en": "YES"},
+    "doubt": {"fr": "DOUTE", "en": "DOUBT"},
+    "unknown": {"fr": "INDETERMINE", "en": "UNKNOWN"},
+    "out_scope": {"fr": "HORS CHAMP", "en": "OUT OF SCOPE"},
+    "normal": {"fr": "NON", "en": "NO"},
+}
+_SEVERITY = {label: rank for rank, label in enumerate(LABELS)}
+_UNKNOWN_LABEL = "unknown"
+
+Answer = Mapping[str, Any]
+
+
+def inference_text(detections: Answer | None, measures: Answer | None, language: str) -> str:
+    r"""Say what the AI found, one line each: `Fracture : NON`, `Angle : 12.3 deg`.
+
+    The same answers always give the same text.
+
+    Args:
+        detections: The JSON of the detection command (shape SmarturgencesV3) or None. Its `hl7`
+            text is used when there is one, else its study's findings, else its instances'.
+        measures: The JSON of the measures command (shape SmartxpertV3) or None.
+        language: `FR`, `EN` or another language of the API.
+
+    Returns:
+        Lines parted by `\n`; empty when neither says anything (running, forbidden, nothing found).
+    """
+    parts = [
+        _detections(detections or {}, language.lower()),
+        "\n".join(dict.fromkeys(_measure_lines(measures or {}, language.lower()))),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _detections(answer: Answer, language: str) -> str:
+    text = str(answer.get("hl7") or "").strip()
+    if text:
+        return text
+    findings = answer.get("findings") or _in_instances(answer, "findings")
+    return "\n".join(
+        f"{_name(finding, language)} : {_label(finding, language)}"
+        for finding in _most_severe(findings, language)
+    )
+
+
+def _most_severe(findings: Iterable[Answer], language: str) -> list[Answer]:
+    """One finding of each name, in the order the names first appear."""
+    chosen: dict[str, Answer] = {}
+    for finding in findings:
+        name = _name(finding, language)
+        if name not in chosen or _rank(finding) < _rank(chosen[name]):
+            chosen[name] = finding
+    return list(chosen.values())
+
+
+def _rank(finding: Answer) -> int:
+    return _SEVERITY.get(finding.get("label", ""), _SEVERITY[_UNKNOWN_LABEL])
+
+
+def _label(finding: Answer, language: str) -> str:
+    words = LABELS.get(finding.get("label", ""), LABELS[_UNKNOWN_LABEL])
+    return words.get(language, words["en"])
+
+
+def _measure_lines(answer: Answer, language: str) -> list[str]:
+    return [
+        f"{_name(measure, language)} : {float(measure['measure']):.1f} {measure['unit']}".rstrip()
+        for measure in _in_instances(answer, "measures")
+        if math.isfinite(float(measure["measure"]))
+    ]
+
+
+def _in_instances(answer: Answer, field: str) -> Iterator[Answer]:
+    for instance in answer.get("instances") or ():
+        yield from instance.get(field) or ()
+
+
+def _name(item: Answer, language: str) -> str:
+    """The item in the language, else in English, else as the API names it."""
+    words = item.get("translation") or {}
+    return str(words.get(language) or words.get("en") or item.get("value") or "").strip()
