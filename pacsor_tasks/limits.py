@@ -24,18 +24,21 @@ LOCAL_SHARE = 0.25
 
 _RESERVE = """
 local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000
-local interval = tonumber(ARGV[1]); local burst = tonumber(ARGV[2]); local maxwait = tonumber(ARGV[3])
+local interval = tonumber(ARGV[1])
+local burst = tonumber(ARGV[2]); local maxwait = tonumber(ARGV[3])
 local tat = tonumber(redis.call('GET', KEYS[1]) or now); if tat < now then tat = now end
 local blocked = tonumber(redis.call('GET', KEYS[2]) or 0)
 local wait = math.max(tat - now - (burst - 1) * interval, blocked - now, 0)
 if wait > maxwait then return {0, tostring(wait)} end
 if blocked > now and tat < blocked then tat = blocked end
 tat = tat + interval
-redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', math.ceil(tat - now + burst * interval) + 1000)
+local ttl = math.ceil(tat - now + burst * interval) + 1000
+redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', ttl)
 return {1, tostring(wait)}
 """
 _PUSHBACK = """
-local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000; local till = now + tonumber(ARGV[1])
+local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000
+local till = now + tonumber(ARGV[1])
 local current = tonumber(redis.call('GET', KEYS[2]) or 0)
 if till <= current then return tostring(current - now) end
 redis.call('SET', KEYS[2], string.format('%.3f', till), 'PX', math.ceil(till - now))

@@ -1,4 +1,4 @@
-"""What an operator can do to a study: one function per verb, for the CLI, the API and Celery alike."""
+"""What an operator can do to a study: one function per verb, for CLI, API and Celery alike."""
 
 from __future__ import annotations
 

@@ -44,9 +44,8 @@ def launch(run_id: str, from_step: Step, deliveries: Sequence[Delivery]) -> None
     if from_step is Step.CLEANUP:
         _publish(_task(CLEANUP, run_id))
         return
-    tasks = [
-        _task(name, run_id) for step, name in STEPS.items() if step.position >= from_step.position
-    ]
+    ahead = [name for step, name in STEPS.items() if step.position >= from_step.position]
+    tasks = [_task(name, run_id) for name in ahead]
     fan = [_task(DELIVER[delivery.kind], delivery.id) for delivery in deliveries]
     _publish(chain(*tasks, group(fan)) if fan else chain(*tasks))
 

@@ -1,4 +1,4 @@
-"""Every setting: name, type, default, unit and one line on what it does; validated once at start-up.
+"""Every setting: name, type, default, unit and what it does; validated once at start-up.
 
 Read by entry points, `wiring` and `celeryconfig` only; everything below gets plain values.
 Source: contract §2.2 (PACSOR's names and defaults), architecture §7 (new names).
@@ -6,119 +6,36 @@ Source: contract §2.2 (PACSOR's names and defaults), architecture §7 (new name
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks import settings_peers as peers
 from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_types import (
+    AeTitle,
+    CommaList,
+    CoreSettings,
+    Count,
+    FilterRules,
+    Port,
+    RisSettings,
+    Seconds,
+    StorescuSettings,
+    Url,
+    is_loopback,
+    kind_of,
+    lines,
+)
 
-URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
-AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
-
-
-def _url(value: str) -> str:
-    if not URL.match(value):
-        raise ValueError(f"{value!r} is not an http(s) URL")
-    return value.rstrip("/")
-
-
-def _ae_title(value: str) -> str:
-    if not AE_TITLE.match(value) or not value.strip():
-        raise ValueError(f"{value!r} is not an AE title (1 to 16 characters, no backslash)")
-    return value.strip()
-
-
-def _comma_list(value: Any) -> Any:
-    if isinstance(value, str):
-        parts = (part.strip().strip("\"'").strip() for part in value.split(","))
-        return tuple(dict.fromkeys(part for part in parts if part))
-    return value
-
-
-def _duration(value: Any) -> Any:
-    """Seconds from `90`, `90s`, `30m`, `72h` or `14d`."""
-    match = (
-        re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", value) if isinstance(value, str) else None
-    )
-    if match is None:
-        return value
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-Url = Annotated[str, AfterValidator(_url)]
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
-CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1)]
-
-
-def _filter_rules(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError as exc:
-            raise ValueError(f"not JSON: {exc.msg} at character {exc.pos + 1}") from exc
-    return value
-
-
-FilterRules = Annotated[tuple[FilterRule, ...], BeforeValidator(_filter_rules)]
-
-
-class CoreSettings(BaseModel):
-    """One AI environment: where it is, what is asked of it, and who gets its results."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    api_url: Url
-    token: SecretStr
-    signed_url: bool
-    inference_commands: CommaList
-    filters: FilterRules
-    no_duplicate_upload: bool
-    destinations: tuple[str, ...]
-
-
-class StorescuSettings(BaseModel):
-    """One PACS that receives results by C-STORE."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    host: str = Field(min_length=1)
-    port: Port
-    called_aet: AeTitle
-    calling_aet: AeTitle
-
-
-class RisSettings(BaseModel):
-    """One RIS that receives ORU^R01 over MLLP."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    host: str = Field(min_length=1)
-    port: Port
+__all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
 
 class Settings(BaseSettings):
@@ -132,11 +49,11 @@ class Settings(BaseSettings):
     )
     BROKER_URL: str | None = Field(
         None,
-        description="Redis URL of the Celery broker; unset: the embedded Redis of `pacsor up` in DATA_DIR",
+        description="Redis URL of the Celery broker; unset: the embedded Redis in DATA_DIR",
     )
     LEDGER_URL: str | None = Field(
         None,
-        description="SQLAlchemy URL of the ledger; unset: SQLite in DATA_DIR. PostgreSQL: postgresql+psycopg://…",
+        description="URL of the ledger (postgresql+psycopg://…); unset: SQLite in DATA_DIR",
     )
     PACSOR_LOG_LEVEL: Literal["debug", "info", "warn", "warning", "error"] = Field(
         "info", description="Least severe log line that is written"
@@ -192,7 +109,7 @@ class Settings(BaseSettings):
     )
     DICOM_FILTERS: FilterRules = Field(
         (),
-        description='Which instances are uploaded: JSON list of {"tag":{"group","element"},"pattern","should_match"}',
+        description="Which instances are uploaded: a JSON list of rules (tag, pattern, should_match)",
     )
     NO_DUPLICATE_UPLOAD: bool = Field(
         True, description="Do not upload an instance twice to a core (a relaunch does)"
@@ -272,7 +189,7 @@ class Settings(BaseSettings):
     PROC_ID: Literal["P", "T", "D"] = Field("P", description="MSH-11")
     HTTP_TIMEOUT: Seconds = Field(
         600,
-        description="Seconds that JSON results may stay `running` before the message goes without them",
+        description="Seconds that JSON results may stay `running`; then the message goes without",
     )
     DEF_PID_ISSUER: str = Field(
         "MILVUE", description="Assigning authority when IssuerOfPatientID is absent"
@@ -330,11 +247,14 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes all by name
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load` collected: aliases and `.env` are settled before validation."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -346,7 +266,8 @@ class Settings(BaseSettings):
             )
         if self.FLOWER_BASIC_AUTH is None and not is_loopback(self.FLOWER_HOST):
             raise ValueError(
-                f"FLOWER_BASIC_AUTH: required to listen beyond loopback (FLOWER_HOST={self.FLOWER_HOST})"
+                "FLOWER_BASIC_AUTH: required to listen beyond loopback"
+                f" (FLOWER_HOST={self.FLOWER_HOST})"
             )
         if self.INCLUDE_TECHCARE_REPORT:
             raise ValueError(
@@ -357,25 +278,25 @@ class Settings(BaseSettings):
     @property
     def cores(self) -> dict[str, CoreSettings]:
         """The cores by name, `core` first."""
-        found = {"core": self._core("core", "")}
+        found = {"core": peers.core(self, "core", "")}
         for name in self.ADDITIONAL_CORES:
             match = re.fullmatch(r"core([1-9][0-9]*)", name)
             if match is None:
                 raise ValueError(f"ADDITIONAL_CORES: {name!r} is not core1, core2, …")
-            found[name] = self._core(name, f"_{match[1]}")
+            found[name] = peers.core(self, name, f"_{match[1]}")
         return found
 
     @property
     def storescu(self) -> dict[str, StorescuSettings]:
         """The PACS destinations in use, by name."""
-        return {
-            n: self._storescu(n) for n in self._used() if kind_of(n) is DestinationKind.STORESCU
-        }
+        names = peers.used_destinations(self)
+        return {n: peers.storescu(self, n) for n in names if kind_of(n) is DestinationKind.STORESCU}
 
     @property
     def ris(self) -> dict[str, RisSettings]:
         """The HL7 destinations in use, by name; none when ENABLE_HL7 is false."""
-        return {n: self._ris(n) for n in self._used() if kind_of(n) is DestinationKind.HL7}
+        names = peers.used_destinations(self)
+        return {n: peers.ris(self, n) for n in names if kind_of(n) is DestinationKind.HL7}
 
     @property
     def spool_dir(self) -> Path:
@@ -409,98 +330,6 @@ class Settings(BaseSettings):
                 " `pacsor up` there or set BROKER_URL"
             ) from exc
 
-    def _used(self) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(name for core in self.cores.values() for name in core.destinations)
-        )
-
-    def _core(self, name: str, suffix: str) -> CoreSettings:
-        def own(setting: str, *, inherited: bool = True) -> Any:
-            if suffix and setting + suffix in self.NUMBERED:
-                return self.NUMBERED[setting + suffix]
-            if suffix and not inherited:
-                raise ValueError(f"{setting}{suffix}: required by {name} of ADDITIONAL_CORES")
-            return getattr(self, setting)
-
-        try:
-            core = CoreSettings(
-                name=name,
-                api_url=own("API_URL", inherited=False) if suffix else self.API_URL,
-                token=own("TOKEN", inherited=False) if suffix else self.TOKEN,
-                signed_url=own("SIGNED_URL"),
-                inference_commands=own("INFERENCE_COMMANDS"),
-                filters=own("DICOM_FILTERS"),
-                no_duplicate_upload=own("NO_DUPLICATE_UPLOAD"),
-                destinations=self._destinations(suffix),
-            )
-        except ValidationError as exc:
-            raise ValueError(f"{name}: {_lines(exc)}") from exc
-        if not core.inference_commands:
-            raise ValueError(f"INFERENCE_COMMANDS{suffix}: empty; name at least one command")
-        return core
-
-    def _destinations(self, suffix: str) -> tuple[str, ...]:
-        plain = (
-            _comma_list(self.NUMBERED.get(f"DESTINATIONS{suffix}", ""))
-            if suffix
-            else self.DESTINATIONS
-        )
-        urls = (
-            _comma_list(self.NUMBERED.get(f"CALLBACK_URLS{suffix}", ""))
-            if suffix
-            else self.CALLBACK_URLS
-        )
-        if suffix and not plain and not urls:
-            plain, urls = self.DESTINATIONS, self.CALLBACK_URLS
-        source = f"DESTINATIONS{suffix}" if plain else f"CALLBACK_URLS{suffix}"
-        names = tuple(plain) or tuple(_host(url, source) for url in urls)
-        for name in names:
-            if kind_of(name) is None:
-                raise ValueError(
-                    f"{source}: unknown destination {name!r}; known are storescu, storescu-2, …, hl7, hl7-2, …"
-                )
-        return tuple(
-            n
-            for n in dict.fromkeys(names)
-            if self.ENABLE_HL7 or kind_of(n) is not DestinationKind.HL7
-        )
-
-    def _storescu(self, name: str) -> StorescuSettings:
-        suffix = _number_suffix(name)
-        calling = (
-            self.NUMBERED.get(f"MILVUE_AET{suffix}", self.MILVUE_AET) if suffix else self.MILVUE_AET
-        )
-        host, port, aet = (
-            self._required(k, suffix, name) for k in ("PACS_IP", "PACS_PORT", "PACS_AET")
-        )
-        try:
-            return StorescuSettings(
-                name=name, host=host, port=port, called_aet=aet, calling_aet=calling
-            )
-        except ValidationError as exc:
-            raise ValueError(
-                f"{name} (PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}): {_lines(exc)}"
-            ) from exc
-
-    def _ris(self, name: str) -> RisSettings:
-        suffix = _number_suffix(name)
-        for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
-            if not getattr(self, setting):
-                raise ValueError(f"{setting}: required by destination {name}")
-        host, port = (self._required(k, suffix, name) for k in ("RIS_HOST_IP", "RIS_HOST_PORT"))
-        try:
-            return RisSettings(name=name, host=host, port=port)
-        except ValidationError as exc:
-            raise ValueError(
-                f"{name} (RIS_HOST_IP{suffix}, RIS_HOST_PORT{suffix}): {_lines(exc)}"
-            ) from exc
-
-    def _required(self, setting: str, suffix: str, destination: str) -> Any:
-        value = self.NUMBERED.get(setting + suffix) if suffix else getattr(self, setting)
-        if value is None:
-            raise ValueError(f"{setting}{suffix}: required by destination {destination}")
-        return value
-
 
 def load(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Settings:
     """Read and validate the settings.
@@ -528,47 +357,7 @@ def load_with_warnings(
     try:
         settings = Settings(**given)
     except ValidationError as exc:
-        errors.append(_lines(exc))
+        errors.append(lines(exc))
     if errors:
         raise ConfigError("\n".join(errors))
     return settings, warnings + near
-
-
-def kind_of(destination: str) -> DestinationKind | None:
-    """What a destination's name says it speaks: `storescu`, `storescu-2`, `hl7`, …; None if neither."""
-    match = re.fullmatch(r"(storescu|hl7)(-([2-9]|[1-9][0-9]+))?", destination)
-    return DestinationKind(match[1]) if match else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can only be reached from this machine."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
-
-
-def _number_suffix(name: str) -> str:
-    _, _, number = name.partition("-")
-    return f"_{number}" if number else ""
-
-
-def _host(url: str, source: str) -> str:
-    host = urlsplit(url).hostname
-    if host is None:
-        raise ValueError(f"{source}: {url!r} is not a URL like http://storescu:8000")
-    return host
-
-
-def _lines(exc: ValidationError) -> str:
-    lines = []
-    for error in exc.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in error["loc"])
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "missing":
-            message = "required, and not set"
-        elif error["type"] not in {"value_error"} and name.split(".")[0] not in {
-            "TOKEN",
-            "ADMIN_TOKEN",
-            "token",
-        }:
-            message = f"{message} (it is {error['input']!r})"
-        lines.append(f"{name}: {message}" if name else message)
-    return "\n".join(lines)

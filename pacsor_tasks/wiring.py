@@ -165,6 +165,6 @@ def _hl7(settings: Settings) -> Hl7Content:
 
 def _queue_length(client: redis.Redis, queue: str) -> int:
     try:
-        return int(client.llen(queue))  # type: ignore[arg-type] # the stubs mix in the asyncio client
+        return int(client.llen(queue))
     except redis.RedisError as exc:
         raise PeerUnavailable(f"broker: {type(exc).__name__}") from exc

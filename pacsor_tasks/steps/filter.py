@@ -44,4 +44,4 @@ def _decide(instance: Instance, ports: Ports, rules: Sequence[FilterRule]) -> De
 
 def _why(decided: list[Decided]) -> str:
     reasons = Counter(reason for _, _, reason in decided if reason)
-    return "".join(f"; {n} × {reason}" for reason, n in reasons.most_common(5))
+    return "".join(f"; {n} by {reason}" for reason, n in reasons.most_common(5))

@@ -72,7 +72,8 @@ def _findings(
         if waited_s < ports.hl7.results_timeout_s:
             raise
         return None
-    return found.model_dump()
+    content: Mapping[str, Any] = found.model_dump()
+    return content
 
 
 def _build(delivery: Delivery, control_id: str, inference: str, ports: Ports) -> bytes:

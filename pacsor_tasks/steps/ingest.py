@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pacsor_tasks.dicom.headers import read_header
 from pacsor_tasks.errors import BadResponse, Permanent
 from pacsor_tasks.ledger import NewInstance, NewRevision
+from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.ports import Ports
 
 
@@ -40,7 +42,7 @@ def ingest_token(study_uid: str, token: str, ports: Ports) -> list[str]:
             _instance(study_uid, path, ports)
             for path in ports.spool.instance_paths(study_uid, token)
         ],
-        notes=list(manifest.events),
+        notes=[_note(event) for event in manifest.events],
     )
     run_ids = ports.ledger.intake.add_revision(new, ports.targets)
     ports.spool.acknowledge(token)
@@ -57,13 +59,16 @@ def _token(study_uid: str, paths: Sequence[str]) -> str:
     return parts[2]
 
 
+def _note(event: Mapping[str, Any]) -> str:
+    kind = event.get("kind", "note")
+    return f"{kind}: " + ", ".join(f"{k} {v}" for k, v in event.items() if k != "kind")
+
+
 def _instance(study_uid: str, path: str, ports: Ports) -> NewInstance:
     file = ports.file(path)
     size = file.stat().st_size
     try:
-        header = read_header(file)
-        if header.study_uid != study_uid:
-            raise BadResponse(f"its StudyInstanceUID is {header.study_uid}")
+        header = _header_of(study_uid, file)
     except BadResponse as exc:
         return NewInstance(
             sop_instance_uid=file.stem,
@@ -82,3 +87,10 @@ def _instance(study_uid: str, path: str, ports: Ports) -> NewInstance:
         path=path,
         size_bytes=size,
     )
+
+
+def _header_of(study_uid: str, file: Path) -> InstanceHeader:
+    header = read_header(file)
+    if header.study_uid != study_uid:
+        raise BadResponse(f"its StudyInstanceUID is {header.study_uid}")
+    return header

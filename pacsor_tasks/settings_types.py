@@ -1,0 +1,138 @@
+"""The types of settings: URLs, AE titles, durations, lists; and the records of configured peers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+
+from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.models import DestinationKind
+
+URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
+AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
+
+
+def _url(value: str) -> str:
+    if not URL.match(value):
+        raise ValueError(f"{value!r} is not an http(s) URL")
+    return value.rstrip("/")
+
+
+def _ae_title(value: str) -> str:
+    if not AE_TITLE.match(value) or not value.strip():
+        raise ValueError(f"{value!r} is not an AE title (1 to 16 characters, no backslash)")
+    return value.strip()
+
+
+def comma_list(value: Any) -> Any:
+    if isinstance(value, str):
+        parts = (part.strip().strip("\"'").strip() for part in value.split(","))
+        return tuple(dict.fromkeys(part for part in parts if part))
+    return value
+
+
+def _duration(value: Any) -> Any:
+    """Seconds from `90`, `90s`, `30m`, `72h` or `14d`."""
+    match = (
+        re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd])", value) if isinstance(value, str) else None
+    )
+    if match is None:
+        return value
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+Url = Annotated[str, AfterValidator(_url)]
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _filter_rules(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as exc:
+            raise ValueError(f"not JSON: {exc.msg} at character {exc.pos + 1}") from exc
+    return value
+
+
+FilterRules = Annotated[tuple[FilterRule, ...], BeforeValidator(_filter_rules)]
+
+
+class CoreSettings(BaseModel):
+    """One AI environment: where it is, what is asked of it, and who gets its results."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    api_url: Url
+    token: SecretStr
+    signed_url: bool
+    inference_commands: CommaList
+    filters: FilterRules
+    no_duplicate_upload: bool
+    destinations: tuple[str, ...]
+
+
+class StorescuSettings(BaseModel):
+    """One PACS that receives results by C-STORE."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = Field(min_length=1)
+    port: Port
+    called_aet: AeTitle
+    calling_aet: AeTitle
+
+
+class RisSettings(BaseModel):
+    """One RIS that receives ORU^R01 over MLLP."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    host: str = Field(min_length=1)
+    port: Port
+
+
+def kind_of(destination: str) -> DestinationKind | None:
+    """What a destination's name (`storescu`, `storescu-2`, `hl7`, …) says it speaks, or None."""
+    match = re.fullmatch(r"(storescu|hl7)(-([2-9]|[1-9][0-9]+))?", destination)
+    return DestinationKind(match[1]) if match else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def lines(exc: ValidationError) -> str:
+    """A validation error as lines `NAME: what is wrong`; secrets are never repeated."""
+    said = []
+    for error in exc.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "missing":
+            message = "required, and not set"
+        elif error["type"] not in {"value_error"} and name.split(".")[0] not in {
+            "TOKEN",
+            "ADMIN_TOKEN",
+            "token",
+        }:
+            message = f"{message} (it is {error['input']!r})"
+        said.append(f"{name}: {message}" if name else message)
+    return "\n".join(said)
