@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.store import Store
@@ -56,17 +56,12 @@ class Studies(Store):
                 )
             )
         if state:
-            newest = (
-                select(func.max(t.run.c.created_at))
-                .where(t.run.c.study_uid == t.study.c.study_uid)
-                .scalar_subquery()
-            )
             query = query.where(
                 select(t.run.c.id)
                 .where(
                     t.run.c.study_uid == t.study.c.study_uid,
                     t.run.c.state == state,
-                    t.run.c.created_at == newest,
+                    _is_latest_of_its_core(),
                 )
                 .exists()
             )
@@ -131,6 +126,18 @@ class Studies(Store):
             "deliveries": {f"{d[0]}/{d[1]}": d[2] for d in deliveries},
         }
 
+    def totals(self) -> dict[str, int]:
+        """Studies by state, counted as `page(state=…)` finds them; `all` counts every study."""
+        query = (
+            select(t.run.c.state, func.count(t.run.c.study_uid.distinct()))
+            .where(_is_latest_of_its_core())
+            .group_by(t.run.c.state)
+        )
+        with self.read() as c:
+            states = {row[0]: row[1] for row in c.execute(query)}
+            every = c.execute(select(func.count()).select_from(t.study)).scalar_one()
+        return {"all": every, **dict.fromkeys(RunState, 0), **states}
+
     def oldest_unfinished_at(self) -> float | None:
         """When the oldest unfinished run was created; None when all are finished."""
         query = select(func.min(t.run.c.created_at)).where(t.run.c.finished_at.is_(None))
@@ -177,6 +184,18 @@ class Studies(Store):
                 for r in commands
             ],
         }
+
+
+def _is_latest_of_its_core() -> ColumnElement[bool]:
+    # Runs of one revision differ by microseconds from core to core: the newest is per core.
+    other = t.run.alias()
+    newest = (
+        select(func.max(other.c.created_at))
+        .where(other.c.study_uid == t.run.c.study_uid, other.c.core == t.run.c.core)
+        .correlate(t.run)
+        .scalar_subquery()
+    )
+    return t.run.c.created_at == newest
 
 
 def iso(at: float | None) -> str | None:
