@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     DICOM_FILTERS: FilterRules = Field(
         (),
-        description="Which instances are uploaded: a JSON list of rules (tag, pattern, should_match)",
+        description="Which instances are uploaded: JSON rules with tag, pattern, should_match",
     )
     NO_DUPLICATE_UPLOAD: bool = Field(
         True, description="Do not upload an instance twice to a core (a relaunch does)"
