@@ -7,7 +7,7 @@ from pathlib import Path
 from pacsor_tasks.dicom.headers import Identity, read_header, read_identity
 from pacsor_tasks.errors import BadResponse, NotReady
 from pacsor_tasks.ledger import NewResult
-from pacsor_tasks.milvue.schemas import FormattingError
+from pacsor_tasks.milvue.outcomes import FormattingError
 from pacsor_tasks.models import InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import Core, Ports

@@ -13,7 +13,7 @@ from pacsor_tasks.hl7 import ack, mllp
 from pacsor_tasks.hl7.findings import inference_text
 from pacsor_tasks.hl7.message import build_message, new_control_id
 from pacsor_tasks.hl7.metadata import read_study_metadata
-from pacsor_tasks.milvue.schemas import Forbidden, UnknownStudy
+from pacsor_tasks.milvue.outcomes import CommandForbidden, UnknownStudy
 from pacsor_tasks.models import Delivery, DeliveryState, InstanceOutcome, Run
 from pacsor_tasks.outcomes import Ended, Wait
 from pacsor_tasks.ports import Ports
@@ -65,7 +65,7 @@ def _findings(
         return None
     try:
         found = core.client.findings(run.study_uid, command, ports.hl7.language.lower())
-    except (Forbidden, UnknownStudy, NotFound):
+    except (CommandForbidden, UnknownStudy):
         return None  # the message goes without them: contract §2.5
     except NotReady:
         waited_s = ports.ledger.clock() - (delivery.active_since or 0)

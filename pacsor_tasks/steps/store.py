@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pacsor_tasks.dicom.scu import StoreItem, is_delivered, store
+from pacsor_tasks.dicom.scu import StoreItem, store
+from pacsor_tasks.dicom.statuses import Verdict, classify
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.models import Delivery, DeliveryState
 from pacsor_tasks.outcomes import Ended
@@ -34,7 +35,10 @@ def store_results(delivery: Delivery, ports: Ports) -> Ended:
 
     def record(item: StoreItem, status: int, meaning: str) -> None:
         ports.ledger.deliveries.record_answer(
-            delivery.id, item.key, (status, meaning), delivered=is_delivered(status)
+            delivery.id,
+            item.key,
+            (status, meaning),
+            delivered=classify(status) is Verdict.DELIVERED,
         )
 
     if items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pacsor_tasks.errors import RateLimited
-from pacsor_tasks.milvue.client import UploadItem
+from pacsor_tasks.milvue.outcomes import UploadItem
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Core, Ports

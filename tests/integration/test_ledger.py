@@ -70,10 +70,10 @@ def test_late_instances_make_revision_two(ledger: Ledger):
 
 
 def test_a_revision_without_instances_leaves_its_notes_and_no_run(ledger: Ledger):
-    assert ledger.intake.add_revision(new_revision(n=0, notes=["resent"]), [TARGET]) == []
+    assert ledger.intake.add_revision(new_revision(n=0, notes=("resent",)), [TARGET]) == []
     detail = ledger.studies.detail(STUDY)
     assert detail is not None
-    assert [e["message"] for e in detail["events"]][0] == "resent"
+    assert next(e["message"] for e in detail["events"]) == "resent"
 
 
 def test_one_worker_gets_the_lease(ledger: Ledger):
@@ -184,7 +184,7 @@ def test_what_a_pacs_has_is_not_sent_again(ledger: Ledger):
     ledger.deliveries.record_answer(delivery.id, first.id, (0, "Success"), delivered=True)
     ledger.deliveries.record_answer(delivery.id, second.id, (0xA700, "Full"), delivered=False)
     ledger.deliveries.record_answer(delivery.id, second.id, (0xA700, "Full"), delivered=False)
-    assert [r.id for r in ledger.deliveries.unsent(delivery)][0] == second.id
+    assert next(r.id for r in ledger.deliveries.unsent(delivery)) == second.id
     again = ledger.deliveries.get(delivery.id)
     assert again is not None
     assert again.sent == 1

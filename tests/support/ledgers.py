@@ -18,7 +18,9 @@ TARGET = Target(
 )
 
 
-def new_revision(token: str = "t1", n: int = 2, study_uid: str = STUDY, **kw: object) -> NewRevision:
+def new_revision(
+    token: str = "t1", n: int = 2, study_uid: str = STUDY, **kw: object
+) -> NewRevision:
     """A revision of `n` instances."""
     instances = [
         NewInstance(
@@ -32,7 +34,7 @@ def new_revision(token: str = "t1", n: int = 2, study_uid: str = STUDY, **kw: ob
         for i in range(1, n + 1)
     ]
     return NewRevision(
-        study_uid=study_uid, token=token, reason="quiet", instances=instances, **kw
+        study_uid=study_uid, token=token, reason="quiet", instances=instances, notes=notes
     )
 
 

@@ -32,14 +32,16 @@ def postgres_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pg") as root:
         Path(root).chmod(0o777)
         data, port = f"{root}/data", free_port()
-        run = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
-        subprocess.run(
-            [*as_user, bin_dir / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-N"], **run
-        )
+        _quietly([*as_user, bin_dir / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-N"])
         control = [*as_user, bin_dir / "pg_ctl", "-D", data, "-w", "-l", f"{root}/log"]
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {root}"
-        subprocess.run([*control, "-o", options, "start"], **run)
+        _quietly([*control, "-o", options, "start"])
         try:
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **run)
+            _quietly([*control, "-m", "immediate", "stop"])
+
+
+def _quietly(command: list[str | Path]) -> None:
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdout=quiet, stderr=quiet, cwd="/")

@@ -1,0 +1,197 @@
+"""Settings: PACSOR's names, defaults and habits; and what is said when one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.settings import Settings, load, load_with_warnings
+
+REQUIRED = {
+    "API_URL": "https://predict.milvue.com",
+    "TOKEN": "key",
+    "PACS_IP": "192.0.2.1",
+    "PACS_PORT": "104",
+    "PACS_AET": "PACS",
+}
+HL7 = {
+    "RECEIVING_APPLICATION": "RIS",
+    "RECEIVING_FACILITY": "SITE",
+    "RIS_HOST_IP": "192.0.2.2",
+    "RIS_HOST_PORT": "2575",
+}
+
+
+def settings(**more: str) -> Settings:
+    return load({**REQUIRED, **more}, None)
+
+
+def test_the_defaults_are_pacsors():
+    found = settings()
+    assert found.CONFIG_PROFILE == "WithSC"
+    assert found.PORT == 1040
+    assert found.MILVUE_AET == "MILVUE"
+    core = found.cores["core"]
+    assert core.signed_url
+    assert core.no_duplicate_upload
+    assert core.inference_commands == ("smarturgences", "smartxpert")
+    assert core.destinations == ("storescu",)
+    assert core.filters == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "setting", "read"),
+    [
+        ("SEN_APP", "A", "SENDING_APPLICATION", "A"),
+        ("INFERENCE_COMMANDS", '"one", "two"', "INFERENCE_COMMANDS", ("one", "two")),
+        ("INFERENCE_COMMANDS", "a, b ,,a", "INFERENCE_COMMANDS", ("a", "b")),
+        ("MILVUE_AET", '"GATE"', "MILVUE_AET", "GATE"),
+        ("SIGNED_URL", "False", "SIGNED_URL", False),
+        ("SIGNED_URL", "0", "SIGNED_URL", False),
+        ("DELIVERY_RETRY_HORIZON", "72h", "DELIVERY_RETRY_HORIZON", 259200),
+        ("STUDY_QUIET_SECONDS", "1.5", "STUDY_QUIET_SECONDS", 1.5),
+        ("STUDY_QUIET_SECONDS", "", "STUDY_QUIET_SECONDS", 30),  # empty counts as not set
+        ("LOG_LEVEL", "warn", "PACSOR_LOG_LEVEL", "warn"),
+        ("API_URL", "http://integrator:8080/", "API_URL", "http://integrator:8080"),
+        ("PACS_IP", "pacs.hospital.example", "PACS_IP", "pacs.hospital.example"),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_people_write_them(name: str, value: str, setting: str, read: object):
+    assert getattr(settings(**{name: value}), setting) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("API_URL", "predict.milvue.com", "API_URL: 'predict.milvue.com' is not an http"),
+        ("PACS_PORT", "70000", "PACS_PORT: Input should be less than or equal to 65535"),
+        ("PACS_PORT", "dicom", r"PACS_PORT: .*\(it is 'dicom'\)"),
+        ("PACS_AET", "A_TITLE_OF_MORE_THAN_16", "PACS_AET: .* is not an AE title"),
+        ("DICOM_FILTERS", "[{", "DICOM_FILTERS: not JSON"),
+        (
+            "DICOM_FILTERS",
+            '[{"tag":{"group":"0008","element":"0060"},"pattern":"(","should_match":true}]',
+            "DICOM_FILTERS.0.pattern: pattern '\\(' is not a regular expression",
+        ),
+        (
+            "DICOM_FILTERS",
+            '[{"tag":{"group":"8","element":"60"},"pattern":"x","should_match":true}]',
+            "DICOM_FILTERS.0.tag: tag \\(8,60\\) is not",
+        ),
+        ("CALLBACK_URLS", "http://pacs:8000", "CALLBACK_URLS: unknown destination 'pacs'"),
+        ("DESTINATIONS", "storescu,storescu-2", "PACS_IP_2: required by destination storescu-2"),
+        ("DESTINATIONS", "hl7", "RECEIVING_APPLICATION: required by destination hl7"),
+        ("ADDITIONAL_CORES", "core1", "API_URL_1: required by core1"),
+        ("ADDITIONAL_CORES", "other", "ADDITIONAL_CORES: 'other' is not core1"),
+        ("PACSOR_LOGLEVEL", "x", "PACSOR_LOGLEVEL: no such setting; did you mean PACSOR_LOG_LEVEL"),
+        ("ADMIN_HOST", "0.0.0.0", "ADMIN_TOKEN: required to listen beyond loopback"),
+        ("FLOWER_HOST", "0.0.0.0", "FLOWER_BASIC_AUTH: required to listen beyond loopback"),
+        ("INCLUDE_REPORT", "true", "INCLUDE_TECHCARE_REPORT: TechCare reports are not in this"),
+        ("INFERENCE_COMMANDS", ",", "INFERENCE_COMMANDS: empty"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_named(name: str, value: str, says: str):
+    with pytest.raises(ConfigError, match=says):
+        settings(**{name: value})
+
+
+def test_every_wrong_setting_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load({"PORT": "x", "PACS_PORT": "y"}, None)
+    said = str(caught.value)
+    assert all(name in said for name in ("API_URL", "TOKEN", "PORT", "PACS_PORT"))
+
+
+def test_secrets_are_never_repeated():
+    secret = "very-secret-key"
+    with pytest.raises(ConfigError) as caught:
+        load({**REQUIRED, "TOKEN": secret, "API_URL": "nope", "ADMIN_TOKEN": secret}, None)
+    assert secret not in str(caught.value)
+    assert secret not in repr(settings(TOKEN=secret))
+
+
+def test_legacy_and_removed_names_work_or_are_ignored_with_a_warning():
+    found, warnings = load_with_warnings(
+        {**REQUIRED, "POPULATEPID": "false", "USE_PREDICTION_ID": "true", "SEN_FAC": "X"}, None
+    )
+    assert found.POPULATE_PID is False
+    assert found.SENDING_FACILITY == "X"
+    assert warnings == [
+        "POPULATEPID is an old name: write POPULATE_PID",
+        "USE_PREDICTION_ID no longer exists and is ignored",
+    ]
+
+
+def test_a_second_core_inherits_what_it_does_not_say():
+    found = settings(
+        ADDITIONAL_CORES="core1",
+        API_URL_1="http://other",
+        TOKEN_1="k1",
+        INFERENCE_COMMANDS_1="trauma",
+        NO_DUPLICATE_UPLOAD="false",
+        DICOM_FILTERS='[{"tag":{"group":"0008","element":"0060"},"pattern":"DX","should_match":true}]',
+    )
+    core1 = found.cores["core1"]
+    assert core1.inference_commands == ("trauma",)
+    assert core1.filters == found.cores["core"].filters
+    assert not core1.no_duplicate_upload
+    assert core1.destinations == ("storescu",)
+    assert core1.token.get_secret_value() == "k1"
+
+
+def test_destinations_by_name_and_by_callback_urls_are_the_same_thing():
+    peers = {**HL7, "PACS_IP_2": "192.0.2.9", "PACS_PORT_2": "11112", "PACS_AET_2": "TWO"}
+    by_url = settings(
+        CALLBACK_URLS="http://storescu:8000, http://storescu-2:8000,http://hl7:8000", **peers
+    )
+    by_name = settings(DESTINATIONS="storescu,storescu-2,hl7", **peers)
+    for found in (by_url, by_name):
+        assert found.cores["core"].destinations == ("storescu", "storescu-2", "hl7")
+        assert found.storescu["storescu-2"].called_aet == "TWO"
+        assert found.ris["hl7"].port == 2575
+
+
+def test_hl7_switched_off_needs_no_ris():
+    found = settings(DESTINATIONS="storescu,hl7", ENABLE_HL7="false")
+    assert found.cores["core"].destinations == ("storescu",)
+    assert found.ris == {}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path):
+    file = tmp_path / ".env"
+    file.write_text("PORT=1041\nMILVUE_AET='FROM FILE'\nCOMPOSE_PROJECT_NAME=pacsor-x\n")
+    found, warnings = load_with_warnings({**REQUIRED, "PORT": "1042"}, file)
+    assert found.PORT == 1042
+    assert found.MILVUE_AET == "FROM FILE"
+    assert warnings == []
+
+
+def test_a_misspelt_name_in_the_file_is_refused_with_the_right_one(tmp_path: Path):
+    file = tmp_path / ".env"
+    file.write_text("STUDY_QUIET_SECOND=5\n")
+    with pytest.raises(ConfigError, match=r"STUDY_QUIET_SECOND .*did you mean STUDY_QUIET_SECONDS"):
+        load(REQUIRED, file)
+
+
+def test_a_misspelt_name_in_the_environment_is_a_warning():
+    _, warnings = load_with_warnings({**REQUIRED, "STUDY_QUIET_SECOND": "5", "PATHS": "x"}, None)
+    assert warnings == ["STUDY_QUIET_SECOND: no such setting; did you mean STUDY_QUIET_SECONDS?"]
+
+
+def test_a_dollar_doubled_for_compose_is_one_dollar_in_a_pattern():
+    found = settings(
+        DICOM_FILTERS='[{"tag":{"group":"0008","element":"0060"},"pattern":"^SR$$","should_match":true}]'
+    )
+    assert found.DICOM_FILTERS[0].pattern == "^SR$"
+
+
+def test_without_a_broker_url_the_embedded_one_of_the_data_directory_counts(tmp_path: Path):
+    found = settings(DATA_DIR=str(tmp_path))
+    with pytest.raises(ConfigError, match="BROKER_URL: not set, and no embedded Redis"):
+        _ = found.broker_url
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "url").write_text("redis://:x@127.0.0.1:1/0\n")
+    assert found.broker_url == "redis://:x@127.0.0.1:1/0"
+    assert settings(BROKER_URL="redis://r/0").broker_url == "redis://r/0"
