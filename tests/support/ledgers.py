@@ -19,7 +19,7 @@ TARGET = Target(
 
 
 def new_revision(
-    token: str = "t1", n: int = 2, study_uid: str = STUDY, **kw: object
+    token: str = "t1", n: int = 2, study_uid: str = STUDY, notes: tuple[str, ...] = ()
 ) -> NewRevision:
     """A revision of `n` instances."""
     instances = [
