@@ -88,20 +88,28 @@ def pruned(item: UploadItem) -> FileBody:
         ) from exc
 
 
-def _remaining(file: BinaryIO, syntax: str, size: int) -> Iterator[Span | bytes]:
+def _remaining(file: BufferedReader, syntax: str, size: int) -> Iterator[Span | bytes]:
     at = 0
-    for cut in find_pixels(Plain(file), encoding_of(syntax)):
+    for cut in find_pixels(Plain(file), encoding_of(syntax, file.peek(6)[4:6])):
         yield Span(at, cut.start)
         yield cut.replacement
         at = min(cut.end, size)
     yield Span(at, size)
 
 
-def encoding_of(syntax: str) -> Encoding:
-    """How a transfer syntax writes its elements; a private one is taken for explicit LE."""
-    if syntax in IMPLICIT_SYNTAXES:
-        return IMPLICIT
-    return BIG if syntax in BIG_ENDIAN_SYNTAXES else EXPLICIT
+def encoding_of(syntax: str, first_vr: bytes) -> Encoding:
+    """How a data set is written.
+
+    Args:
+        syntax: Its transfer syntax; a private one is taken for little endian.
+        first_vr: The two bytes where its first element has its VR, if VRs are explicit. They
+            decide between explicit and implicit: writers that get that wrong exist.
+    """
+    if syntax in BIG_ENDIAN_SYNTAXES:
+        return BIG
+    if len(first_vr) < 2:
+        return IMPLICIT if syntax in IMPLICIT_SYNTAXES else EXPLICIT
+    return EXPLICIT if first_vr.isalpha() and first_vr.isupper() else IMPLICIT
 
 
 def find_pixels(stream: Stream, encoding: Encoding) -> Iterator[Cut]:
