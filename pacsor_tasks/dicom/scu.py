@@ -1,0 +1,228 @@
+"""The C-STORE SCU: a delivery of instances to one PACS, over one association where that can be.
+
+An instance goes as its file has it when the PACS accepts its transfer syntax, else re-encoded to an
+uncompressed one. One refused instance does not stop the others; a lost connection does. What was
+not stored is said at the end by the exception's type.
+
+Source: DICOM PS3.4 Annex B, PS3.7 §9.1.1.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
+
+from pacsor_tasks.dicom.association import Association, associate
+from pacsor_tasks.dicom.dimse import meaning
+from pacsor_tasks.dicom.headers import data_set_offset
+from pacsor_tasks.dicom.negotiation import Pair
+from pacsor_tasks.dicom.scu_contexts import choose, propose
+from pacsor_tasks.dicom.statuses import NO_CONTEXT, UNSENDABLE, Verdict, classify
+from pacsor_tasks.dicom.transcode import transcode
+from pacsor_tasks.dicom.wire import Pacs
+from pacsor_tasks.errors import PeerUnavailable, Permanent, Rejected, Retryable
+
+__all__ = ["OnAnswer", "Pacs", "StoreItem", "echo", "store"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreItem:
+    """One instance to deliver."""
+
+    #: the caller's own
+    key: int
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    #: as in the file
+    transfer_syntax_uid: str
+
+    @property
+    def pair(self) -> Pair:
+        """What it needs a presentation context for."""
+        return Pair(self.sop_class_uid, self.transfer_syntax_uid)
+
+
+OnAnswer = Callable[[StoreItem, int, str], None]
+
+
+def store(pacs: Pacs, items: Sequence[StoreItem], on_answer: OnAnswer) -> None:
+    """Deliver instances to a PACS.
+
+    Args:
+        pacs: Where to.
+        items: What; sent in this order as far as one association takes them.
+        on_answer: Called with item, status and its meaning as soon as an instance is settled: by
+            the PACS's answer, or by us: 0x0122 when no context takes it, 0x0117 when its file
+            cannot be sent. `statuses.classify` says what a status means for the delivery.
+
+    Raises:
+        PeerUnavailable: Something was not stored that may be later.
+        Rejected: Something was refused for good, and nothing is left that may be stored later; or
+            the PACS rejected the association for good.
+        BadResponse: The PACS broke the protocol.
+        Retryable: Disk trouble here.
+    """
+    started = time.monotonic()
+    tally = _Tally(pacs, len(items), on_answer)
+    try:
+        _store(pacs, items, tally)
+    except PeerUnavailable as exc:
+        raise PeerUnavailable(f"{exc}; {tally.delivered} of {tally.total} stored") from exc
+    finally:
+        log.info(
+            "store.sent",
+            destination=pacs.name,
+            n=tally.delivered,
+            failed=tally.total - tally.delivered,
+            seconds=round(time.monotonic() - started, 3),
+        )
+    tally.raise_if_incomplete()
+
+
+def echo(pacs: Pacs) -> None:
+    """Prove that the PACS answers us, by a C-ECHO.
+
+    Raises:
+        PeerUnavailable: It does not, for the time being.
+        Rejected: It will not talk to us.
+        BadResponse: What answers does not speak DICOM.
+    """
+    with associate(pacs, [Pair(Verification, ImplicitVRLittleEndian)]) as association:
+        if not association.contexts:
+            raise Rejected(f"{pacs} does not accept C-ECHO")
+        status = association.echo()
+    if status:
+        raise Rejected(f"{pacs} answered C-ECHO with 0x{status:04X} ({meaning(status)})")
+
+
+@dataclass
+class _Tally:
+    """What became of the instances so far."""
+
+    pacs: Pacs
+    total: int
+    on_answer: OnAnswer
+    delivered: int = 0
+    #: first complaint of each kind that is not a delivery, and how many
+    complaints: dict[Verdict, str] = field(default_factory=dict)
+    counts: dict[Verdict, int] = field(default_factory=dict)
+
+    def settle(self, item: StoreItem, status: int, why: str | None = None) -> None:
+        """Note an instance's status; `why` is ours where the PACS was not asked."""
+        words = why or meaning(status)
+        verdict = classify(status)
+        if verdict is Verdict.DELIVERED:
+            self.delivered += 1
+        else:
+            self.counts[verdict] = self.counts.get(verdict, 0) + 1
+            self.complaints.setdefault(
+                verdict, f"0x{status:04X} ({words}), SOP Instance {item.sop_instance_uid}"
+            )
+        self.on_answer(item, status, words)
+
+    def raise_if_incomplete(self) -> None:
+        for verdict, error in (
+            (Verdict.RETRYABLE, PeerUnavailable),
+            (Verdict.PERMANENT, Rejected),
+        ):
+            if verdict in self.counts:
+                raise error(
+                    f"{self.pacs}: {sum(self.counts.values())} of {self.total} not stored;"
+                    f" first {self.complaints[verdict]}"
+                )
+
+
+def _store(pacs: Pacs, items: Sequence[StoreItem], tally: _Tally) -> None:
+    """One association after the other, until everything is sent or refused."""
+    answers: dict[Pair, bool] = {}
+    waiting = list(items)
+    while waiting:
+        proposal = propose((item.pair for item in waiting), answers)
+        if not proposal:
+            break
+        with associate(pacs, proposal) as association:
+            answers |= {pair: pair in association.contexts for pair in proposal}
+            waiting = _send_what_fits(association, waiting, answers, tally)
+    for item in waiting:
+        tally.settle(item, NO_CONTEXT, _not_accepted(item))
+
+
+def _send_what_fits(
+    association: Association,
+    waiting: Sequence[StoreItem],
+    answers: dict[Pair, bool],
+    tally: _Tally,
+) -> list[StoreItem]:
+    """Send the instances that an accepted context takes; the others come back."""
+    left = []
+    for item in waiting:
+        pair = choose(item.pair, association.contexts, answers)
+        if pair is None:
+            left.append(item)
+            continue
+        try:
+            with _opened(item, pair.transfer_syntax_uid) as (data, size):
+                status = association.store(pair, item.sop_instance_uid, data, size)
+        except _UnsendableError as exc:
+            tally.settle(item, UNSENDABLE, str(exc))
+        else:
+            tally.settle(item, status)
+    return left
+
+
+class _UnsendableError(Permanent):
+    """An instance's file cannot be sent. Its bytes have not touched the wire."""
+
+
+@contextmanager
+def _opened(item: StoreItem, transfer_syntax_uid: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The data set in a transfer syntax, at its start, and its size in bytes."""
+    try:
+        data = _open(item, transfer_syntax_uid)
+    except Permanent as exc:
+        raise _UnsendableError(str(exc)) from exc
+    except OSError as exc:
+        raise Retryable(f"an instance cannot be opened: {exc.strerror}") from exc
+    with data:
+        yield data, os.fstat(data.fileno()).st_size - data.tell()
+
+
+def _open(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
+    syntax, start = data_set_offset(item.path)
+    if syntax != item.transfer_syntax_uid:
+        raise Permanent(f"the file is {UID(syntax).name}, not {_name(item.transfer_syntax_uid)}")
+    if syntax == transfer_syntax_uid:
+        data: BinaryIO = item.path.open("rb", buffering=0)
+        data.seek(start)
+        return data
+    with ExitStack() as stack:
+        # Unnamed, and on the spool's disk: /tmp may be memory.
+        copy = stack.enter_context(tempfile.TemporaryFile(dir=item.path.parent))
+        transcode(item.path, transfer_syntax_uid, copy)
+        copy.seek(0)
+        stack.pop_all()
+    return copy
+
+
+def _not_accepted(item: StoreItem) -> str:
+    return (
+        f"no presentation context accepted for {_name(item.sop_class_uid)}"
+        f" in {_name(item.transfer_syntax_uid)}"
+    )
+
+
+def _name(uid: str) -> str:
+    return UID(uid).name

@@ -1,0 +1,158 @@
+"""A PACS at the other end of a TCP connection: whole PDUs in, buffers out, every wait bounded."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pacsor_tasks.dicom.dimse import Buffer
+from pacsor_tasks.errors import BadResponse, PeerUnavailable
+
+ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 2, 3, 4, 5, 6, 7
+#: The largest PDU a peer may send us (bytes). Its answers are a few hundred bytes long.
+MAX_INCOMING_BYTES = 1 << 20
+#: Seconds a last word (A-ABORT) may take.
+FAREWELL_S = 1.0
+
+#: PS3.8 Table 9-26, source 2.
+_ABORT_REASONS = {
+    1: "unrecognised PDU",
+    2: "unexpected PDU",
+    4: "unrecognised PDU parameter",
+    5: "unexpected PDU parameter",
+    6: "invalid PDU parameter value",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pacs:
+    """A PACS and how long it may take."""
+
+    #: the destination's name: `storescu`, `storescu-2`, …
+    name: str
+    host: str
+    port: int
+    called_aet: str
+    calling_aet: str
+    #: seconds to connect, and again to answer the association request or its release
+    connect_timeout_s: float
+    #: seconds without progress while an instance is sent, and again to its answer
+    timeout_s: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.host}:{self.port})"
+
+
+class Wire:
+    """The connection. Socket errors leave it as PeerUnavailable, named after the PACS."""
+
+    def __init__(self, pacs: Pacs, connection: socket.socket) -> None:
+        self._pacs = pacs
+        self._socket = connection
+
+    def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
+        """Send buffers in order, none copied.
+
+        Args:
+            parts: At most 1024 (IOV_MAX).
+            timeout_s: How long the peer may take nothing at all.
+
+        Raises:
+            PeerUnavailable: The peer takes nothing, or the connection is lost.
+        """
+        left = [memoryview(part) for part in parts]
+        with self._translated("did not take data", timeout_s):
+            self._socket.settimeout(timeout_s)
+            while left:
+                sent = self._socket.sendmsg(left)
+                done = 0
+                while done < len(left) and sent >= len(left[done]):
+                    sent -= len(left[done])
+                    done += 1
+                del left[:done]
+                if sent:
+                    left[0] = left[0][sent:]
+
+    def receive(self, timeout_s: float) -> tuple[int, bytearray]:
+        """The next PDU: its type and its whole bytes, header included.
+
+        Args:
+            timeout_s: For the whole PDU, however it trickles in.
+
+        Raises:
+            PeerUnavailable: No PDU in time, connection lost, or the peer aborted.
+            BadResponse: What answers does not speak the DICOM upper layer.
+        """
+        deadline = time.monotonic() + timeout_s
+        pdu = bytearray(6)
+        with self._translated("did not answer", timeout_s):
+            self._fill(memoryview(pdu), deadline)
+            kind, length = pdu[0], int.from_bytes(pdu[2:6], "big")
+            if not 1 <= kind <= 7 or length > MAX_INCOMING_BYTES:
+                raise BadResponse(f"{self._pacs} does not speak DICOM")
+            pdu += bytes(length)
+            self._fill(memoryview(pdu)[6:], deadline)
+        if kind == ABORT:
+            raise PeerUnavailable(f"{self._pacs} aborted the association{_why(pdu)}")
+        return kind, pdu
+
+    def farewell(self, pdu: bytes) -> None:
+        """Say a last word if the peer still takes it."""
+        try:
+            self._socket.settimeout(FAREWELL_S)
+            self._socket.sendall(pdu)
+        except OSError:
+            pass  # the connection is closed next anyway
+
+    def _fill(self, view: memoryview, deadline: float) -> None:
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            count = self._socket.recv_into(view)
+            if not count:
+                raise ConnectionError("closed the connection")
+            view = view[count:]
+
+    @contextmanager
+    def _translated(self, complaint: str, timeout_s: float) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as exc:
+            raise PeerUnavailable(f"{self._pacs} {complaint} within {timeout_s:g} s") from exc
+        except OSError as exc:
+            # An errno has a strerror; our own ConnectionError has only its words.
+            what = f"lost the connection: {exc.strerror}" if exc.strerror else str(exc)
+            raise PeerUnavailable(f"{self._pacs} {what}") from exc
+
+
+@contextmanager
+def connect(pacs: Pacs) -> Iterator[Wire]:
+    """A connection to the PACS, closed on the way out.
+
+    A name with several addresses gets the connect timeout for each of them.
+
+    Raises:
+        PeerUnavailable: No such host, refused, or no answer in time.
+    """
+    try:
+        connection = socket.create_connection((pacs.host, pacs.port), pacs.connect_timeout_s)
+    except TimeoutError as exc:
+        raise PeerUnavailable(
+            f"{pacs}: no TCP connection within {pacs.connect_timeout_s:g} s"
+        ) from exc
+    except OSError as exc:
+        raise PeerUnavailable(f"{pacs}: no TCP connection: {exc.strerror or exc}") from exc
+    with connection:
+        # With Nagle's algorithm every instance would wait for the peer's delayed ACK (40 ms).
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield Wire(pacs, connection)
+
+
+def _why(pdu: bytearray) -> str:
+    source, reason = pdu[8:10] if len(pdu) >= 10 else (0, 0)
+    return f" ({_ABORT_REASONS.get(reason, 'no reason given')})" if source == 2 else ""
