@@ -8,6 +8,7 @@ import pytest
 
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load, load_with_warnings
+from pacsor_tasks.settings_table import table
 
 REQUIRED = {
     "API_URL": "https://predict.milvue.com",
@@ -195,3 +196,8 @@ def test_without_a_broker_url_the_embedded_one_of_the_data_directory_counts(tmp_
     (tmp_path / "redis" / "url").write_text("redis://:x@127.0.0.1:1/0\n")
     assert found.broker_url == "redis://:x@127.0.0.1:1/0"
     assert settings(BROKER_URL="redis://r/0").broker_url == "redis://r/0"
+
+
+def test_the_page_of_settings_is_that_of_the_code():
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert page.read_text() == table(), "run `make docs`"
