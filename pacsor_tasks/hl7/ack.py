@@ -98,7 +98,7 @@ def parse_ack(data: bytes) -> Ack:
     """
     segments = [line for line in _LINE_END.split(_decode(data)) if line.strip()]
     header = segments[0].lstrip() if segments else ""
-    if not header.startswith("MSH") or len(header) < 5 or header[3].isalnum():
+    if not header.startswith("MSH") or len(header) < 4 or header[3].isalnum():
         raise AckMismatch("the answer is not an HL7 message")
     delimiters = _delimiters(header)
     rows = [segment.strip().split(delimiters.field) for segment in segments]

@@ -23,6 +23,8 @@ MAX_ACK_BYTES = 1024 * 1024
 MIN_SEND_RATE = 32 * 1024
 #: How long the CR after the end byte is waited for, seconds: the acknowledgement is whole without.
 LAST_CR_WAIT_S = 0.5
+#: Little is left in the kernel when the wait for the answer begins: it would eat into that time.
+SEND_BUFFER_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _NOISE = b"\r\n\t \0"
 
@@ -194,6 +196,7 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
         share_s = (deadline - time.monotonic()) / (len(addresses) - number)
         connection = socket.socket(family, kind, protocol)
         try:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             connection.settimeout(max(share_s, 0.001))
             connection.connect(address)
             # A frame's last bytes must not wait for the peer's delayed TCP acknowledgement.
