@@ -20,6 +20,7 @@ from pacsor_tasks.errors import BadResponse, PeerUnavailable
 
 #: Text before the first delimiter, or the whole of a body that has none.
 PREAMBLE_LIMIT_BYTES = 64 * 1024
+_NEVER = re.compile(rb"(?!)")
 _CLOSER = re.compile(rb"\s*--[^\r\n]{1,200}--\s*")
 
 
@@ -57,10 +58,8 @@ def read_parts(blocks: Iterable[bytes], boundary: str | None, open_part: OpenPar
     """
     stream = iter(blocks)
     opening = _opening(stream, boundary)
-    if _CLOSER.fullmatch(opening):
+    if boundary is None or not opening:
         return 0
-    if boundary is None:
-        raise BadResponse("the multipart answer names no boundary")
     parts = _Parts(open_part)
     try:
         parser = parts.parser(boundary)
@@ -75,29 +74,34 @@ def read_parts(blocks: Iterable[bytes], boundary: str | None, open_part: OpenPar
 
 
 def _opening(stream: Iterator[bytes], boundary: str | None) -> bytes:
-    """Read up to the first delimiter and give what was read from there on.
+    """What was read up to and behind the first delimiter, from the delimiter on.
 
-    A body that ends without one is given whole: it may be the closer of a boundary that the
-    header does not name.
+    Returns:
+        b"" when the first delimiter is the closing one, of whatever boundary if it is all there is.
     """
-    delimiter = b"--" + boundary.encode("latin-1", "replace") if boundary else None
+    first = _first_delimiter(boundary)
     body = b""
     for block in stream:
         body += block
-        if delimiter is not None and (at := _line_start(body, delimiter)) >= 0:
-            return body[at:]
+        if found := first.search(body):
+            if found[2] == b"--":
+                return b""
+            return found[1] + b"\r\n" + body[found.end() :]
         if len(body) > PREAMBLE_LIMIT_BYTES:
             raise BadResponse("the multipart answer does not contain its boundary")
-    if delimiter is not None and not _CLOSER.fullmatch(body):
-        raise Truncated("the multipart answer ended before its first delimiter")
-    return body
+    if _CLOSER.fullmatch(body):
+        return b""
+    if boundary is None:
+        raise BadResponse("the multipart answer names no boundary")
+    raise Truncated("the multipart answer ended before its first delimiter")
 
 
-def _line_start(body: bytes, delimiter: bytes) -> int:
-    if body.startswith(delimiter):
-        return 0
-    at = body.find(b"\r\n" + delimiter)
-    return at + 2 if at >= 0 else -1
+def _first_delimiter(boundary: str | None) -> re.Pattern[bytes]:
+    """Matches the delimiter on a line of its own, with what the parser does not take after it."""
+    if boundary is None:
+        return _NEVER
+    escaped = re.escape(boundary.encode("latin-1", "replace"))
+    return re.compile(rb"(?:\A|\r\n)(--" + escaped + rb")(--|[ \t]*\r\n)")
 
 
 class _Parts:
