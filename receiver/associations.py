@@ -1,0 +1,127 @@
+"""Open associations, as every process of the spool sees them: one mark per association and study.
+
+The mark is there before the association's first instance of the study is, and goes when the
+association ends. Marks of dead processes do not count.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from pacsor_tasks.spool import Spool, fsync_dir
+from receiver import journal
+from receiver.processes import Living, Process
+
+
+class OpenAssociation:
+    """One association that sends instances. Used by one thread at a time.
+
+    Args:
+        process: The process that serves it.
+        calling_aet: Who sends.
+        peer: Its address, for the log.
+    """
+
+    def __init__(self, process: Process, calling_aet: str, peer: str) -> None:
+        self.process = process
+        self.id = process.new_name()
+        self.calling_aet = calling_aet
+        self.peer = peer
+        self.n_stored = 0
+        self.n_refused = 0
+        #: study → inode of the incoming directory it joined; None between mark and directory
+        self._joined: dict[str, int | None] = {}
+        self._warned: set[str] = set()
+
+    def join(self, study_uid: str) -> Path:
+        """The directory to put an instance in, with the association's mark set.
+
+        Invariant: called with the study's lock held, so the directory stays until it is released.
+
+        Raises:
+            OSError: The spool cannot be written.
+        """
+        spool = self.process.spool
+        directory = spool.incoming_dir(study_uid)
+        inode = _inode(directory)
+        if inode is not None and self._joined.get(study_uid) == inode:
+            return directory
+        self._joined[study_uid] = None
+        self._mark(study_uid)
+        if inode is None:
+            self._create(directory)
+        journal.append(directory, "association", calling_aet=self.calling_aet)
+        # Also when another process made the directory: it may not have come to this line.
+        fsync_dir(directory.parent)
+        self._joined[study_uid] = directory.stat().st_ino
+        return directory
+
+    def warn_once(self, study_uid: str) -> bool:
+        """Whether nothing was said about the study yet: senders repeat their faults."""
+        is_first = study_uid not in self._warned
+        self._warned.add(study_uid)
+        return is_first
+
+    def close(self) -> None:
+        """The association has ended: take its marks away. Safe to repeat."""
+        for study_uid in list(self._joined):
+            mark = _marks_dir(self.process.spool, study_uid) / self.id
+            mark.unlink(missing_ok=True)
+            with suppress(OSError):  # other associations' marks are there
+                mark.parent.rmdir()
+            del self._joined[study_uid]
+
+    def _mark(self, study_uid: str) -> None:
+        marks = _marks_dir(self.process.spool, study_uid)
+        while True:
+            marks.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # the last one out has just removed the directory
+                os.close(os.open(marks / self.id, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+                return
+
+    def _create(self, directory: Path) -> None:
+        """Make the study's directory, its journal's first line in it, in one step."""
+        made = self.process.spool.root / "tmp" / f"{self.process.new_name()}.dir"
+        made.mkdir()
+        journal.begin(made)
+        try:
+            made.rename(directory)
+        except OSError:
+            # Another sender was first.
+            journal.remove(made)
+            made.rmdir()
+            if not directory.is_dir():
+                raise
+
+
+def has_open_association(spool: Spool, study_uid: str, living: Living) -> bool:
+    """Whether a living process serves an association that contributed to the study."""
+    try:
+        names = [entry.name for entry in os.scandir(_marks_dir(spool, study_uid))]
+    except FileNotFoundError:
+        return False
+    return any(living.owns(name) for name in names)
+
+
+def remove_dead_marks(spool: Spool) -> None:
+    """Delete the marks that dead processes left."""
+    living = Living(spool)
+    for marks in list((spool.root / "associations").iterdir()):
+        for mark in list(marks.iterdir()):
+            if not living.owns(mark.name):
+                mark.unlink(missing_ok=True)
+        with suppress(OSError):
+            marks.rmdir()
+
+
+def _marks_dir(spool: Spool, study_uid: str) -> Path:
+    return spool.root / "associations" / study_uid
+
+
+def _inode(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_ino
+    except FileNotFoundError:
+        return None
