@@ -51,7 +51,7 @@ def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "**required**"
     if field.default in (None, (), ""):
-        return "–"
+        return "none"
     value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
