@@ -19,6 +19,8 @@ LABELS: dict[str, dict[str, str]] = {
 }
 _SEVERITY = {label: rank for rank, label in enumerate(LABELS)}
 _UNKNOWN_LABEL = "unknown"
+#: The deprecated `type` (PathoStatus), where it is all there is.
+_STATUSES = {"yes": "abnormal", "no": "normal"}
 
 Answer = Mapping[str, Any]
 
@@ -50,7 +52,7 @@ def _detections(answer: Answer, language: str) -> str:
         return text
     findings = answer.get("findings") or _in_instances(answer, "findings")
     return "\n".join(
-        f"{_name(finding, language)} : {_label(finding, language)}"
+        f"{_name(finding, language)} : {_word(finding, language)}"
         for finding in _most_severe(findings, language)
     )
 
@@ -60,17 +62,19 @@ def _most_severe(findings: Iterable[Answer], language: str) -> list[Answer]:
     chosen: dict[str, Answer] = {}
     for finding in findings:
         name = _name(finding, language)
-        if name not in chosen or _rank(finding) < _rank(chosen[name]):
+        if name not in chosen or _SEVERITY[_label(finding)] < _SEVERITY[_label(chosen[name])]:
             chosen[name] = finding
     return list(chosen.values())
 
 
-def _rank(finding: Answer) -> int:
-    return _SEVERITY.get(finding.get("label", ""), _SEVERITY[_UNKNOWN_LABEL])
+def _label(finding: Answer) -> str:
+    status = finding.get("type") or ""
+    label = finding.get("label") or _STATUSES.get(status, status)
+    return label if label in LABELS else _UNKNOWN_LABEL
 
 
-def _label(finding: Answer, language: str) -> str:
-    words = LABELS.get(finding.get("label", ""), LABELS[_UNKNOWN_LABEL])
+def _word(finding: Answer, language: str) -> str:
+    words = LABELS[_label(finding)]
     return words.get(language, words["en"])
 
 
@@ -88,6 +92,6 @@ def _in_instances(answer: Answer, field: str) -> Iterator[Answer]:
 
 
 def _name(item: Answer, language: str) -> str:
-    """The item in the language, else in English, else as the API names it."""
+    """The item in the language, else in English, else as the API names it; never left out."""
     words = item.get("translation") or {}
-    return str(words.get(language) or words.get("en") or item.get("value") or "").strip()
+    return str(words.get(language) or words.get("en") or item.get("value") or "?").strip()

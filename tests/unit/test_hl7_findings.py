@@ -44,6 +44,21 @@ def test_a_label_has_a_word_in_each_language(label: str, language: str, line: st
     assert inference_text({"findings": [finding(*FRACTURE, label)]}, None, language) == line
 
 
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [("yes", "OUI"), ("no", "NON"), ("doubt", "DOUTE"), ("out_scope", "HORS CHAMP"),
+     ("unknown", "INDETERMINE"), ("", "INDETERMINE")],
+)  # fmt: skip
+def test_the_deprecated_status_stands_in_for_a_missing_label(status: str, word: str) -> None:
+    old = finding(*FRACTURE, "") | {"type": status}
+    assert inference_text({"findings": [old]}, None, "FR") == f"Fracture : {word}"
+
+
+def test_a_finding_without_a_name_is_not_swallowed() -> None:
+    bare = {"value": "", "translation": {"fr": "", "en": ""}, "label": "abnormal"}
+    assert inference_text({"findings": [bare]}, None, "FR") == "? : OUI"
+
+
 def test_the_text_of_the_ai_wins_over_its_findings_and_stays_as_it_is() -> None:
     answer = {"hl7": "Fracture : NON\n\nRAS\n\nRAS", "findings": [finding(*FRACTURE, "abnormal")]}
     assert inference_text(answer, None, "FR") == "Fracture : NON\n\nRAS\n\nRAS"
