@@ -1,0 +1,220 @@
+"""The processes of one gateway on one machine, and what they need before they start."""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pacsor_tasks.child_process import ProcessSpec
+from pacsor_tasks.embedded_redis import EmbeddedRedis
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.settings import Settings
+
+WORKER_QUEUES = "ingest,transfer,deliver"
+PROBE_TIMEOUT_S = 2.0
+#: A gateway that was killed a moment ago leaves its ports for a blink.
+PORT_PATIENCE_S = 3.0
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - mapped away from
+
+
+@contextmanager
+def held_data_dir(data_dir: Path) -> Iterator[None]:
+    """Make DATA_DIR and keep every other gateway out of it.
+
+    Raises:
+        ConfigError: It cannot be written, or another gateway runs there.
+    """
+    path = data_dir / "gateway.lock"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as exc:
+        raise ConfigError(f"DATA_DIR: cannot write to {data_dir}: {exc.strerror}") from exc
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(
+                f"DATA_DIR: another gateway (process {pid}) runs in {data_dir}"
+            ) from exc
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_free_ports(settings: Settings) -> None:
+    """Refuse to start beside somebody else.
+
+    Raises:
+        ConfigError: Names the setting of each port that is taken or not allowed.
+    """
+    wanted = {
+        "PORT": (settings.RECEIVER_HOST, settings.PORT),
+        "ADMIN_PORT": (settings.ADMIN_HOST, settings.ADMIN_PORT),
+        "FLOWER_PORT": (settings.FLOWER_HOST, settings.FLOWER_PORT),
+    }
+    deadline = time.monotonic() + PORT_PATIENCE_S
+    while True:
+        problems = {name: _bind_problem(*address) for name, address in wanted.items()}
+        problems = {name: problem for name, problem in problems.items() if problem}
+        if not problems:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    raise ConfigError(
+        "\n".join(
+            f"{name}: cannot listen on {wanted[name][0]}:{wanted[name][1]}: {problem}"
+            for name, problem in problems.items()
+        )
+    )
+
+
+def processes(settings: Settings, redis: EmbeddedRedis | None) -> list[ProcessSpec]:
+    """Everything that `pacsor up` runs.
+
+    Args:
+        settings: The gateway's.
+        redis: The broker when it is ours to run; prepared.
+    """
+    broker_url = redis.url if redis is not None else settings.broker_url
+    worker_env = {"REMAP_SIGTERM": "SIGQUIT"}  # a stop within worker_soft_shutdown_timeout
+    control = ("-Q", "control", "-c", "1")
+    return [
+        *([_redis(redis)] if redis is not None else []),
+        ProcessSpec(
+            name="receiver",
+            command=_python("receiver"),
+            is_ready=lambda: _accepts(settings.RECEIVER_HOST, settings.PORT),
+        ),
+        _worker("worker", ("-Q", WORKER_QUEUES), worker_env, broker_url),
+        _worker("control", control, worker_env, broker_url),
+        ProcessSpec(name="beat", command=_celery("beat", "--pidfile=")),
+        ProcessSpec(
+            name="flower",
+            command=_celery("flower"),
+            env=flower_environment(settings),
+            is_ready=lambda: _http_status(_flower(settings), "/healthcheck") == 200,
+        ),
+        ProcessSpec(
+            name="admin",
+            command=_python("pacsor_tasks.admin"),
+            # 503 while a dependency is down: the pages that say so are up
+            is_ready=lambda: _http_status(_admin(settings), "/healthz") in {200, 503},
+        ),
+    ]
+
+
+def flower_environment(settings: Settings) -> dict[str, str]:
+    """Flower's options as variables: its password must not stand in the process list."""
+    state = settings.DATA_DIR.absolute() / "flower"
+    options = {
+        "FLOWER_ADDRESS": settings.FLOWER_HOST,
+        "FLOWER_PORT": str(settings.FLOWER_PORT),
+        "FLOWER_PERSISTENT": "true",
+        "FLOWER_DB": str(state / "state"),
+        "FLOWER_STATE_SAVE_INTERVAL": "10000",
+        "FLOWER_MAX_TASKS": "10000",
+    }
+    if settings.FLOWER_BASIC_AUTH is not None:
+        options["FLOWER_BASIC_AUTH"] = settings.FLOWER_BASIC_AUTH.get_secret_value()
+    return options
+
+
+def reachable(host: str) -> str:
+    """An address to connect to for one that is listened on."""
+    return WILDCARDS.get(host, host)
+
+
+def _redis(redis: EmbeddedRedis) -> ProcessSpec:
+    return ProcessSpec(
+        name="redis",
+        command=redis.command,
+        cwd=redis.directory,
+        is_ready=redis.is_ready,
+        is_foundation=True,
+    )
+
+
+def _worker(
+    name: str, options: tuple[str, ...], env: dict[str, str], broker_url: str
+) -> ProcessSpec:
+    flags = ("-n", f"{name}@%h", "--without-mingle", "--without-gossip")
+    return ProcessSpec(
+        name=name,
+        command=_celery("worker", *options, *flags),
+        env=env,
+        is_ready=_worker_answers(broker_url, f"{name}@{socket.gethostname()}"),
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    # -P: a file of the working directory must not stand in for a module of the gateway.
+    return (sys.executable, "-P", "-u", "-m", module, *arguments)
+
+
+def _celery(*arguments: str) -> tuple[str, ...]:
+    return _python("celery", "-A", "pacsor_tasks", *arguments)
+
+
+def _worker_answers(broker_url: str, node: str) -> Callable[[], bool]:
+    def ask() -> bool:
+        from celery import Celery
+        from kombu.exceptions import OperationalError
+
+        with Celery(broker=broker_url, set_as_current=False) as app:
+            app.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
+            try:
+                return bool(app.control.ping(destination=[node], timeout=PROBE_TIMEOUT_S))
+            except (OperationalError, OSError):
+                return False
+
+    return ask
+
+
+def _admin(settings: Settings) -> tuple[str, int]:
+    return reachable(settings.ADMIN_HOST), settings.ADMIN_PORT
+
+
+def _flower(settings: Settings) -> tuple[str, int]:
+    return reachable(settings.FLOWER_HOST), settings.FLOWER_PORT
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((reachable(host), port), timeout=PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _http_status(address: tuple[str, int], path: str) -> int | None:
+    connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _bind_problem(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            return exc.strerror or str(exc)
+    return None
