@@ -80,10 +80,14 @@ def _word(finding: Answer, language: str) -> str:
 
 def _measure_lines(answer: Answer, language: str) -> list[str]:
     return [
-        f"{_name(measure, language)} : {float(measure['measure']):.1f} {measure['unit']}".rstrip()
+        f"{_name(measure, language)} : {measure['measure']:.1f} {measure.get('unit') or ''}".rstrip()
         for measure in _in_instances(answer, "measures")
-        if math.isfinite(float(measure["measure"]))
+        if _is_number(measure.get("measure"))
     ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _in_instances(answer: Answer, field: str) -> Iterator[Answer]:

@@ -104,7 +104,8 @@ def test_the_same_measure_is_said_once_and_no_number_is_not_said() -> None:
     answer = {
         "instances": [
             {"measures": [angle, {**angle, "measure": 12.29}]},
-            {"measures": [{**angle, "measure": float("nan")}, {**angle, "measure": 14.0}]},
+            {"measures": [{**angle, "measure": float("nan")}, {**angle, "measure": None}]},
+            {"measures": [{**angle, "measure": 14.0}]},
         ]
     }
     assert inference_text(None, answer, "FR") == "Angle : 12.3 deg\nAngle : 14.0 deg"
