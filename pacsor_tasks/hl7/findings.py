@@ -80,7 +80,7 @@ def _word(finding: Answer, language: str) -> str:
 
 def _measure_lines(answer: Answer, language: str) -> list[str]:
     return [
-        f"{_name(measure, language)} : {measure['measure']:.1f} {measure.get('unit') or ''}".rstrip()
+        f"{_name(measure, language)} : {measure['measure']:.1f} {measure['unit'] or ''}".rstrip()
         for measure in _in_instances(answer, "measures")
         if _is_number(measure.get("measure"))
     ]
