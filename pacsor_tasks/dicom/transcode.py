@@ -109,7 +109,7 @@ def transcode(path: Path, target: str, out: BinaryIO) -> None:
     except _NOT_RIGHT as exc:
         # Not the cause's own words: they may quote a value.
         name = UID(syntax).name
-        raise Permanent(f"{name} cannot be decompressed: {type(exc).__name__}") from exc
+        raise Permanent(f"{name} cannot be made uncompressed: {type(exc).__name__}") from exc
 
 
 class _Job(NamedTuple):
@@ -215,7 +215,14 @@ def _frames(
         "pixel_vr": pixels.vr,
     }
     job.file.seek(pixels.at)
-    for frame, properties in get_decoder(job.syntax).iter_array(job.file, **options):
+    decoder = get_decoder(job.syntax)
+    # iter_array (pydicom 3.0.2) fails on samples whose sign differs from the header; as_array
+    # corrects them, but for the last of many frames it would look through all the others.
+    if options["number_of_frames"] == 1:
+        decoded = iter([decoder.as_array(job.file, index=0, **options)])
+    else:
+        decoded = decoder.iter_array(job.file, **options)
+    for frame, properties in decoded:
         # A codec gives the narrowest type that holds the samples; the header says how wide.
         if frame.itemsize * 8 > head.BitsAllocated:
             raise ValueError("its samples are wider than it says")
