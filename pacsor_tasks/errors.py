@@ -23,6 +23,10 @@ from typing import ClassVar
 class PacsorError(Exception):
     """Base of every error raised on purpose."""
 
+    #: False when the message may quote a peer's free text: it is for the ledger and its readers,
+    #: not for logs.
+    is_loggable: ClassVar[bool] = True
+
 
 class Retryable(PacsorError):
     """The same call may succeed later.

@@ -119,7 +119,8 @@ def _attempt(action: Callable[[], T], failed: Callable[[PacsorError], Failure]) 
     try:
         return action()
     except PacsorError as exc:
-        log.warning("step.failed", error=str(exc), error_type=type(exc).__name__)
+        said = str(exc) if exc.is_loggable else "see the study's timeline"
+        log.warning("step.failed", error=said, error_type=type(exc).__name__)
         return failed(exc)
     except SoftTimeLimitExceeded:
         # What was done is in the ledger, so the next try resumes behind it.

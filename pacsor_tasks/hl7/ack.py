@@ -51,6 +51,10 @@ class AckMismatch(Retryable):
 class AckError(Retryable):
     """AE or CE: the RIS could not process the message. Worth a bounded number of tries."""
 
+    is_loggable = False
+    #: ten tries over about an hour: an application error rarely heals by itself
+    max_attempts = 10
+
     def __init__(self, ack: Ack) -> None:
         super().__init__(f"the RIS answered {ack}")
         self.ack = ack
@@ -58,6 +62,8 @@ class AckError(Retryable):
 
 class AckRejected(Rejected):
     """AR or CR: the RIS refuses the message; it would refuse it again."""
+
+    is_loggable = False
 
     def __init__(self, ack: Ack) -> None:
         super().__init__(f"the RIS answered {ack}")

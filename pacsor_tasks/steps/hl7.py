@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         raise ConfigError(f"destination {delivery.destination} is not configured")
     file = ports.spool.results_dir(delivery.run_id, "hl7") / f"{delivery.destination}.hl7"
     control_id = ports.ledger.deliveries.keep_control_id(
-        delivery.id, new_control_id(datetime.now(UTC))
+        delivery.id, new_control_id(datetime.now().astimezone())
     )
     if not file.is_file():
         try:
