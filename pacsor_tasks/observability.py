@@ -26,6 +26,9 @@ LEVELS = {
 }
 #: Loggers that tell every PDU, request or packet when left at the root's level.
 NOISY = ("pynetdicom", "pydicom", "urllib3", "httpcore", "httpx", "multipart", "amqp")
+#: Loggers that tell the life of every task: the sweep alone would be two lines a second. The steps
+#: say themselves what they did.
+CHATTY = ("celery.worker.strategy", "celery.app.trace", "alembic.runtime.plugins")
 #: Field names, lower case without separators, whose values never reach a log line.
 SENSITIVE = frozenset(
     {
@@ -66,6 +69,9 @@ def configure_logging(level: str = "info", fmt: Literal["json", "console"] = "js
     root.setLevel(LEVELS[level.lower()])
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name in CHATTY:
+        quiet = logging.WARNING if root.level == logging.INFO else root.level
+        logging.getLogger(name).setLevel(quiet)
     _configure_structlog()
     _route_warnings()
 

@@ -31,6 +31,8 @@ FOUNDATION_START_S = 60.0
 PROBE_INTERVAL_S = 0.2
 PROVEN_AFTER_S = 20.0
 SLOW_START_S = 30.0
+#: Two interrupts closer together are one: a terminal and a wrapper may both pass Ctrl-C on.
+IMPATIENT_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class Supervisor:
         self._stop_timeout_s = stop_timeout_s
         self._stopping = asyncio.Event()
         self._impatient = asyncio.Event()
+        self._interrupted_at: float | None = None
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._refused: str | None = None
         #: names of what has worked once: a status 2 after that is an end like any other
@@ -120,17 +123,25 @@ class Supervisor:
             raise ConfigError(self._refused)
 
     def stop(self) -> None:
-        """Ask for an orderly stop; asked again, end everything at once."""
-        if self._stopping.is_set():
+        """Ask for an orderly stop."""
+        self._stopping.set()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does: an orderly stop; some time later once more, an end to everything."""
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        elif now - self._interrupted_at >= IMPATIENT_AFTER_S:
             self._impatient.set()
         self._stopping.set()
 
     def _install_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # nohup(1) has SIGHUP ignored: leave it so
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        # nohup(1) has SIGHUP ignored: leave it so
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self.stop)
 
     async def _start_foundation(self) -> None:
         foundation = [c for c in self._children if c.spec.is_foundation]

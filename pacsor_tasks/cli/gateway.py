@@ -164,7 +164,7 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _celery(*arguments: str) -> tuple[str, ...]:
-    return _python("celery", "-A", "pacsor_tasks", *arguments)
+    return _python("celery", "-q", "-A", "pacsor_tasks", *arguments)
 
 
 def _worker_answers(broker_url: str, node: str) -> Callable[[], bool]:

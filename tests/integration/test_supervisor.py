@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 
 from pacsor_tasks.child_process import MAX_LINE_BYTES, ProcessSpec
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.supervisor import Backoff, Supervisor
+from pacsor_tasks.supervisor import IMPATIENT_AFTER_S, Backoff, Supervisor
 from tests.support.net import wait_until
 
 FAST = Backoff(first=0.05, longest=0.2, healthy_after=60)
@@ -67,10 +68,10 @@ def supervised(
         await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             supervisor.stop()
-        watching.cancel()
         await running
-        if not watching.cancelled():
-            await asyncio.wait({watching})
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
     asyncio.run(both())
 
@@ -116,13 +117,18 @@ def test_a_child_deaf_to_sigterm_is_killed_and_the_others_stop_by_themselves() -
     assert not any(alive(pid) for pid in pids.values())
 
 
-def test_a_second_stop_does_not_wait() -> None:
+def test_a_second_interrupt_later_does_not_wait_and_an_echo_of_the_first_does() -> None:
     lines = Lines()
     supervisor = Supervisor([python("deaf", DEAF)], lines, stop_timeout_s=600)
 
     async def impatient() -> None:
         await until(lambda: lines.of("deaf"))
-        supervisor.stop()
+        supervisor.interrupt()
+        supervisor.interrupt()
+        await asyncio.sleep(IMPATIENT_AFTER_S)
+        assert supervisor.pids
+        supervisor.interrupt()
+        await until(lambda: not supervisor.pids)
 
     supervised(supervisor, impatient)
     assert supervisor.pids == {}

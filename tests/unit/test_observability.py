@@ -72,6 +72,15 @@ def test_the_dicom_libraries_only_warn_even_at_debug(capsys: pytest.CaptureFixtu
     assert lines(capsys) == []
 
 
+@pytest.mark.parametrize(("level", "seen"), [("debug", 1), ("info", 0)])
+def test_the_life_of_every_task_is_told_only_at_debug(
+    level: str, seen: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(level, "json")
+    logging.getLogger("celery.app.trace").info("Task pacsor.reconcile[1] succeeded in 0.01s")
+    assert len(lines(capsys)) == seen
+
+
 @pytest.mark.parametrize(
     "key",
     ["patient_name", "PatientName", "patient-id", "birth_date", "AccessionNumber", "token",
