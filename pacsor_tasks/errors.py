@@ -2,7 +2,7 @@
 
     PacsorError
     ├── Retryable(retry_after_s)     try again later; the step keeps its place
-    │   ├── NotReady                 the peer is well, the answer is not there yet (prediction running)
+    │   ├── NotReady                 the peer is well, its answer is not there yet
     │   ├── RateLimited              a limit says when to come back (HTTP 429, our own limiter)
     │   └── PeerUnavailable          connection, timeout, 5xx, "out of resources"
     ├── Permanent                    will fail the same way again: stop and show it to an operator

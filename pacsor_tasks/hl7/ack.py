@@ -52,8 +52,8 @@ class AckError(Retryable):
     """AE or CE: the RIS could not process the message. Worth a bounded number of tries."""
 
     is_loggable = False
-    #: ten tries over about an hour: an application error rarely heals by itself
-    max_attempts = 10
+    #: over about half an hour: an application error rarely heals by itself
+    max_attempts = 20
 
     def __init__(self, ack: Ack) -> None:
         super().__init__(f"the RIS answered {ack}")
