@@ -28,7 +28,7 @@ LEVELS = {
 NOISY = ("pynetdicom", "pydicom", "urllib3", "httpcore", "httpx", "multipart", "amqp")
 #: Loggers that tell the life of every task: the sweep alone would be two lines a second. The steps
 #: say themselves what they did.
-CHATTY = ("celery.worker.strategy", "celery.app.trace", "alembic.runtime.plugins")
+CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "alembic.runtime.plugins")
 #: Field names, lower case without separators, whose values never reach a log line.
 SENSITIVE = frozenset(
     {
