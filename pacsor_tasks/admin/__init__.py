@@ -1,1 +1,1 @@
-"""The admin application: REST routes, status page, metrics."""
+"""The admin interface: status pages, REST, live changes, metrics and health."""

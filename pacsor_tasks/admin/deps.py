@@ -1,0 +1,47 @@
+"""What the admin application is given; `__main__` makes the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from pacsor_tasks.admin.health import Report
+from pacsor_tasks.ledger.studies import Studies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flower:
+    """Where the task monitor listens."""
+
+    port: int
+    #: it answers on this machine only
+    is_loopback: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminDeps:
+    """Everything the routes call."""
+
+    studies: Studies
+    #: a study UID → the ids of its new runs; NotFound when it is unknown or no longer held
+    relaunch: Callable[[str], list[str]]
+    health: Callable[[], Report]
+    #: the effective settings, secrets masked already
+    config: Mapping[str, Any] = field(default_factory=dict)
+    #: what is asked of everybody but /healthz; None: open, to this machine only
+    token: str | None = None
+    allow_get_relaunch: bool = False
+    flower: Flower | None = None
+    #: where studies are sent, as a person would write it: AE title and port
+    receiver: str = "the receiver"
+
+
+def _deps(request: Request) -> AdminDeps:
+    deps: AdminDeps = request.app.state.deps
+    return deps
+
+
+Deps = Annotated[AdminDeps, Depends(_deps)]

@@ -1,0 +1,89 @@
+"""Prometheus metrics, read from the ledger and the health report when asked for."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pacsor_tasks import __version__
+from pacsor_tasks.admin.deps import AdminDeps
+from pacsor_tasks.admin.health import Report
+from pacsor_tasks.errors import PacsorError
+from pacsor_tasks.models import DeliveryState
+
+
+def registry(deps: AdminDeps, clock: Callable[[], float] = time.time) -> CollectorRegistry:
+    """A registry of its own with everything the gateway tells about itself."""
+    own = CollectorRegistry(auto_describe=False)
+    own.register(_Gateway(deps, clock))
+    return own
+
+
+class _Gateway(Collector):
+    def __init__(self, deps: AdminDeps, clock: Callable[[], float]) -> None:
+        self._deps = deps
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "pacsor_build",
+            "Version of the gateway",
+            value={"version": __version__, "python": platform.python_version()},
+        )
+        yield from _from_report(self._deps.health())
+        try:
+            counts = self._deps.studies.counts()
+            oldest_at = self._deps.studies.oldest_unfinished_at()
+        except PacsorError:
+            return  # pacsor_ledger_up says so; absent series are no zeros
+        yield _gauge("pacsor_runs", "Runs by state", "state", counts["runs"])
+        yield _deliveries(counts["deliveries"])
+        yield GaugeMetricFamily(
+            "pacsor_oldest_unfinished_run_age_seconds",
+            "Age of the oldest run that is not finished; 0 when all are",
+            value=max(0.0, self._clock() - oldest_at) if oldest_at is not None else 0,
+        )
+
+
+def _from_report(report: Report) -> Iterator[Metric]:
+    for name, check in report.checks.items():
+        yield GaugeMetricFamily(f"pacsor_{name}_up", f"Whether {name} is well", value=check.ok)
+    redis = report.checks.get("redis")
+    if redis is not None and redis.ok:
+        yield _gauge("pacsor_queue_length", "Messages waiting, by queue", "queue", redis.values)
+    disk = report.checks.get("disk")
+    for key in ("free_bytes", "total_bytes"):
+        if disk is not None and key in disk.values:
+            yield GaugeMetricFamily(
+                f"pacsor_spool_{key}", "Room on the spool's disk", value=disk.values[key]
+            )
+    workers = report.checks.get("workers")
+    if workers is not None and "count" in workers.values:
+        yield GaugeMetricFamily(
+            "pacsor_workers", "Workers that answer a ping", value=workers.values["count"]
+        )
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], value)
+    return family
+
+
+def _deliveries(counts: dict[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "pacsor_deliveries",
+        "Deliveries by destination and state",
+        labels=["destination", "state"],
+    )
+    destinations = dict.fromkeys(key.rpartition("/")[0] for key in counts)
+    for destination in destinations:
+        for state in DeliveryState:
+            family.add_metric([destination, state], counts.get(f"{destination}/{state}", 0))
+    return family

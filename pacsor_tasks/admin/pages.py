@@ -1,0 +1,186 @@
+"""The pages for people: studies, one study, login. Rendered here, kept fresh by static/live.js."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from urllib.parse import parse_qs, urlencode
+
+import jinja2
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from pacsor_tasks import __version__
+from pacsor_tasks.admin import api, views
+from pacsor_tasks.admin.deps import AdminDeps, Deps
+from pacsor_tasks.admin.recent import Recent
+from pacsor_tasks.admin.security import SESSION_S, Sessions, failed, local_path
+from pacsor_tasks.errors import NotFound, PacsorError
+from pacsor_tasks.models import RunState
+
+PAGE_SIZE = 50
+TITLES = {404: "Not here", 405: "Not this way", 422: "Not understood", 503: "Not available"}
+
+router = APIRouter()
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("pacsor_tasks.admin"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters.update(views.FILTERS)
+
+
+@router.get("/", response_class=HTMLResponse)
+def index(
+    request: Request, deps: Deps, state: api.StateFilter, q: api.Prefix, cursor: api.Cursor
+) -> Response:
+    """The studies, the latest touched first."""
+    event_id = deps.studies.last_event_id()  # before the page: a change in between comes twice
+    page = deps.studies.page(state=state, q=q, limit=PAGE_SIZE, cursor=cursor)
+    shown = {"state": state, "q": q}
+
+    def link(**changed: str | None) -> str:
+        given = {k: v for k, v in {**shown, **changed}.items() if v}
+        return "/?" + urlencode(given) if given else "/"
+
+    return _render(
+        request,
+        "studies.html",
+        page=page,
+        totals=_totals(request),
+        states=list(RunState),
+        state=state,
+        q=q,
+        cursor=cursor,
+        link=link,
+        event_id=event_id,
+    )
+
+
+@router.get("/studies/{study_uid}", response_class=HTMLResponse)
+def study(
+    request: Request,
+    deps: Deps,
+    study_uid: api.StudyUid,
+    relaunched: Annotated[int | None, Query(ge=0, le=1000)] = None,
+) -> Response:
+    """One study whole."""
+    event_id = deps.studies.last_event_id()
+    found = deps.studies.detail(study_uid)
+    if found is None:
+        raise NotFound(f"No study {study_uid} was ever received.")
+    is_held = any(r["removed_at"] is None and r["instances"] for r in found["revisions"])
+    return _render(
+        request, "study.html", study=found, event_id=event_id, relaunched=relaunched,
+        is_held=is_held,
+    )  # fmt: skip
+
+
+@router.post("/studies/{study_uid}/relaunch")
+def relaunch(deps: Deps, study_uid: api.StudyUid) -> Response:
+    """The relaunch button without JavaScript."""
+    run_ids = deps.relaunch(study_uid)
+    return RedirectResponse(f"/studies/{study_uid}?relaunched={len(run_ids)}", status_code=303)
+
+
+def _sessions(request: Request) -> Sessions | None:
+    sessions: Sessions | None = request.app.state.sessions
+    return sessions
+
+
+MaybeSessions = Annotated[Sessions | None, Depends(_sessions)]
+
+
+@router.get("/login", response_class=HTMLResponse)
+async def login_form(request: Request, sessions: MaybeSessions) -> Response:
+    """Where a browser gives the token."""
+    target = local_path(request.query_params.get("next", "/"))
+    if sessions is None:
+        return RedirectResponse("/", status_code=303)
+    return _login_page(target)
+
+
+@router.post("/login", response_class=HTMLResponse)
+async def login(request: Request, sessions: MaybeSessions) -> Response:
+    """Trade the token for a session cookie."""
+    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    target = local_path(form.get("next", ["/"])[0])
+    answer = RedirectResponse(target, status_code=303)
+    if sessions is None:
+        return answer
+    if not sessions.is_token(form.get("token", [""])[0].strip()):
+        await failed(request)
+        return _login_page(target, refused=True)
+    answer.set_cookie(
+        sessions.cookie,
+        sessions.new(),
+        max_age=SESSION_S,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+@router.post("/logout")
+async def logout(sessions: MaybeSessions) -> Response:
+    """Forget the session in this browser."""
+    answer = RedirectResponse("/login", status_code=303)
+    if sessions is not None:
+        answer.delete_cookie(sessions.cookie, httponly=True, samesite="strict")
+    return answer
+
+
+def error(request: Request, status: int, detail: str) -> Response:
+    """A page that says what is wrong, and comes back by itself when that may pass."""
+    return _render(
+        request, "error.html", status=status, title=TITLES.get(status, "Something is wrong"),
+        detail=detail,
+    )  # fmt: skip
+
+
+def _login_page(target: str, *, refused: bool = False) -> Response:
+    text = _templates.get_template("login.html").render(
+        target=target, refused=refused, version=__version__, server_now=_now()
+    )
+    return HTMLResponse(text, status_code=401 if refused else 200)
+
+
+def _render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    deps: AdminDeps = request.app.state.deps
+    text = _templates.get_template(template).render(
+        **context,
+        status=status,
+        health=deps.health(),
+        flower=_flower(request, deps),
+        has_login=deps.token is not None,
+        receiver=deps.receiver,
+        version=__version__,
+        server_now=_now(),
+    )
+    return HTMLResponse(text, status_code=status)
+
+
+def _flower(request: Request, deps: AdminDeps) -> str | None:
+    """Flower's address as this browser can reach it; None where it cannot."""
+    host = request.url.hostname or "127.0.0.1"
+    is_near = request.client is not None and request.client.host in {"127.0.0.1", "::1"}
+    if deps.flower is None or (deps.flower.is_loopback and not is_near):
+        return None
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{deps.flower.port}/"
+
+
+def _totals(request: Request) -> dict[str, int] | None:
+    totals: Recent[dict[str, int]] = request.app.state.totals
+    try:
+        return totals()
+    except PacsorError:
+        return None
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
