@@ -213,7 +213,7 @@ class Script:
 
 @contextmanager
 def scripted(
-    contexts: Iterable[tuple[str, list[str]]],
+    contexts: Iterable[tuple[str, Sequence[str]]],
     on_store: Callable[[evt.Event, int], int] = lambda event, n: 0,
     **settings: Any,
 ) -> Iterator[Script]:
@@ -231,7 +231,7 @@ def scripted(
         setattr(ae, name, value)
     ae.add_supported_context(Verification)
     for sop_class, syntaxes in contexts:
-        ae.add_supported_context(sop_class, syntaxes)
+        ae.add_supported_context(sop_class, list(syntaxes))
 
     def store(event: evt.Event) -> int:
         request = cast(C_STORE, event.request)
