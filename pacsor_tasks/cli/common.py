@@ -1,11 +1,16 @@
-"""What the verbs share: settings with their warnings, and a console that fits a log file too."""
+"""What the verbs share: settings with their warnings, quiet logs, a console fit for a log file."""
 
 from __future__ import annotations
 
-import click
-from rich.console import Console
+from typing import TYPE_CHECKING
 
+import click
+
+from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.settings import Settings, load_with_warnings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: Wide enough for a UID and its state when the output is not a terminal.
 FILE_WIDTH = 160
@@ -23,9 +28,16 @@ def load_settings() -> Settings:
     return settings
 
 
+def quiet_logs() -> None:
+    """The verb prints its own findings; only what nobody expected comes as a log line."""
+    configure_logging("error", "console")
+
+
 def make_console() -> Console:
     """Colours, wrapping and live displays on a terminal; plain wide lines elsewhere."""
-    console = Console(highlight=False, soft_wrap=False)
+    from rich.console import Console
+
+    console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH, no_color=True)
     return console

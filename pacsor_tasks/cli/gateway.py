@@ -52,6 +52,21 @@ def held_data_dir(data_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether a gateway holds this DATA_DIR."""
+    try:
+        descriptor = os.open(data_dir / "gateway.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def require_free_ports(settings: Settings) -> None:
     """Refuse to start beside somebody else.
 
@@ -65,7 +80,7 @@ def require_free_ports(settings: Settings) -> None:
     }
     deadline = time.monotonic() + PORT_PATIENCE_S
     while True:
-        problems = {name: _bind_problem(*address) for name, address in wanted.items()}
+        problems = {name: bind_problem(*address) for name, address in wanted.items()}
         problems = {name: problem for name, problem in problems.items() if problem}
         if not problems:
             return
@@ -209,7 +224,8 @@ def _http_status(address: tuple[str, int], path: str) -> int | None:
         connection.close()
 
 
-def _bind_problem(host: str, port: int) -> str | None:
+def bind_problem(host: str, port: int) -> str | None:
+    """Why one cannot listen there; None when one can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

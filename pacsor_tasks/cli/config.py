@@ -1,0 +1,86 @@
+"""`pacsor config`: what is in effect, and where each value came from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pacsor_tasks.admin.config_view import masked
+from pacsor_tasks.cli.common import load_settings, make_console
+from pacsor_tasks.environment import ALIASES, LEGACY, read_environment
+from pacsor_tasks.observability import MASK
+from pacsor_tasks.settings import Settings
+
+DOTENV = Path(".env")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def config(as_json: bool) -> None:
+    """Print the effective settings, secrets masked, and where each value came from."""
+    settings = load_settings()
+    shown = masked(settings)
+    shown["numbered"] = {
+        name: MASK if name.startswith("TOKEN") else value
+        for name, value in sorted(settings.NUMBERED.items())
+    }
+    shown["sources"] = sources(settings, os.environ, DOTENV)
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        _print(shown)
+
+
+def sources(settings: Settings, environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    """Where the value of every setting came from: `default`, `.env`, `environment`.
+
+    An old name that was used instead is given in brackets.
+    """
+    written = read_environment(environ, dotenv)
+    old_names: dict[str, list[str]] = {}
+    for old, today in (ALIASES | LEGACY).items():
+        old_names.setdefault(today, []).append(old)
+    found = {}
+    for name in (*type(settings).model_fields, *settings.NUMBERED):
+        if name != "NUMBERED":
+            used = next((n for n in (name, *old_names.get(name, ())) if n in written), None)
+            found[name] = _source(name, used, environ)
+    return found
+
+
+def _source(name: str, used: str | None, environ: Mapping[str, str]) -> str:
+    if used is None:
+        return "default"
+    where = "environment" if used in environ else ".env"
+    return where if used == name else f"{where} (as {used})"
+
+
+def _print(shown: Mapping[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("setting", "value", "from"):
+        table.add_column(column, overflow="fold")
+    for name, value in (shown["settings"] | shown["numbered"]).items():
+        origin = shown["sources"][name]
+        style = "dim" if origin == "default" else ""
+        table.add_row(name, Text(_text(value)), origin, style=style)
+    console = make_console()
+    console.print(table)
+    for title in ("cores", "destinations"):
+        console.print(f"\n{title}", style="bold")
+        for name, record in shown[title].items():
+            parts = (f"{key}={_text(v)}" for key, v in record.items() if key != "name")
+            console.print(Text(f"  {name}: {', '.join(parts)}"), soft_wrap=True)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

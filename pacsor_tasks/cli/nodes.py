@@ -1,0 +1,58 @@
+"""Application entities named on the command line: `AET@host:port`."""
+
+from __future__ import annotations
+
+import re
+
+from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.settings import Settings
+
+NODE = re.compile(
+    r"(?P<aet>[^@\\]{1,16})@(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:@\s\[\]]+):(?P<port>[0-9]{1,5})"
+)
+DEFAULT_CALLING_AET = "PACSOR"
+CONNECT_TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
+
+
+def parse_node(text: str, calling_aet: str = DEFAULT_CALLING_AET) -> Pacs:
+    """An application entity from `AET@host:port`; an IPv6 address stands in square brackets.
+
+    Raises:
+        ConfigError: It is not written so.
+    """
+    match = NODE.fullmatch(text)
+    if match is None or not match["aet"].strip() or not 0 < int(match["port"]) < 65536:
+        raise ConfigError(f"{text!r} is not AET@host:port, e.g. MILVUE@10.0.0.5:1040")
+    return Pacs(
+        name=match["aet"].strip(),
+        host=match["host"].strip("[]"),
+        port=int(match["port"]),
+        called_aet=match["aet"].strip(),
+        calling_aet=calling_aet,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        timeout_s=TIMEOUT_S,
+    )
+
+
+def configured(settings: Settings) -> dict[str, Pacs]:
+    """The PACS destinations by name, as deliveries use them."""
+    return {
+        s.name: Pacs(
+            name=s.name,
+            host=s.host,
+            port=s.port,
+            called_aet=s.called_aet,
+            calling_aet=s.calling_aet,
+            connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
+            timeout_s=settings.PACS_TIMEOUT,
+        )
+        for s in settings.storescu.values()
+    }
+
+
+def describe(pacs: Pacs) -> str:
+    """An application entity as it is written on the command line."""
+    host = f"[{pacs.host}]" if ":" in pacs.host else pacs.host
+    return f"{pacs.called_aet}@{host}:{pacs.port}"

@@ -1,0 +1,244 @@
+"""What `pacsor check` tries: one function per peer, a sentence when it is well, else an error."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from pacsor_tasks.cli.gateway import PROBE_TIMEOUT_S, bind_problem, is_running, reachable
+from pacsor_tasks.cli.nodes import configured, describe
+from pacsor_tasks.dicom import scu
+from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.embedded_redis import OLDEST, find_binary
+from pacsor_tasks.errors import ConfigError, PacsorError, PeerUnavailable
+from pacsor_tasks.settings import Settings
+from pacsor_tasks.settings_types import CoreSettings, RisSettings
+
+#: Less than a few large studies: told as a problem, since the receiver is about to refuse.
+MIN_FREE_BYTES = 2_000_000_000
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One thing to prove."""
+
+    name: str
+    #: returns what was found; raises PacsorError when it is not well
+    run: Callable[[], str]
+    #: what to do when it is not
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of a probe."""
+
+    name: str
+    is_ok: bool
+    text: str
+
+
+def all_probes(settings: Settings) -> Iterator[Probe]:
+    """Everything this gateway depends on, in the order in which to put it right."""
+    yield Probe("filter.cfg", lambda: _filter(settings))
+    yield Probe("DATA_DIR", lambda: _data_dir(settings.DATA_DIR.absolute()))
+    yield Probe("broker", lambda: _broker(settings), "is Redis running, and BROKER_URL right?")
+    yield Probe("ledger", lambda: _ledger(settings), "see LEDGER_URL")
+    for core in settings.cores.values():
+        yield _api(core, settings)
+    for pacs in configured(settings).values():
+        yield _pacs(pacs)
+    for ris in settings.ris.values():
+        yield _ris(ris, settings.RIS_TIMEOUT)
+    yield Probe("PORT", lambda: _receiver_port(settings))
+    yield Probe("ADMIN_PORT", lambda: _http_port(settings, "ADMIN", "/healthz"))
+    yield Probe("FLOWER_PORT", lambda: _http_port(settings, "FLOWER", "/healthcheck"))
+
+
+def try_probe(probe: Probe) -> Finding:
+    """Run one probe; its advice goes with its complaint."""
+    try:
+        return Finding(probe.name, True, probe.run())
+    except PacsorError as exc:
+        advice = f" → {probe.advice}" if probe.advice else ""
+        return Finding(probe.name, False, f"{exc}{advice}")
+
+
+def _filter(settings: Settings) -> str:
+    from receiver import profiles
+
+    contexts = profiles.load(settings.FILTER_CFG, settings.CONFIG_PROFILE)
+    return f"profile {settings.CONFIG_PROFILE} accepts {len(contexts)} SOP classes"
+
+
+def _data_dir(data_dir: Path) -> str:
+    existing = next(p for p in (data_dir, *data_dir.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+        free = shutil.disk_usage(existing).free
+    except OSError as exc:
+        raise ConfigError(f"cannot write in {existing}: {exc.strerror}") from exc
+    if free < MIN_FREE_BYTES:
+        raise ConfigError(f"only {free / 1e9:.1f} GB free in {existing}")
+    note = "" if existing == data_dir else " (will be made)"
+    return f"{data_dir}{note}, {free / 1e9:.0f} GB free"
+
+
+def _broker(settings: Settings) -> str:
+    if settings.BROKER_URL:
+        return _redis(settings.BROKER_URL)
+    if not is_running(settings.DATA_DIR.absolute()):
+        binary = find_binary()
+        version = ".".join(map(str, binary.version))
+        return f"embedded, not running now: {binary.path} {version}"
+    return f"embedded, {_redis(settings.broker_url)}"
+
+
+def _redis(url: str) -> str:
+    try:
+        with redis.Redis.from_url(
+            url,
+            socket_timeout=CONNECT_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            decode_responses=True,
+        ) as client:
+            version = str(client.info("server")["redis_version"])
+            policy = _setting(client, "maxmemory-policy")
+            is_durable = _setting(client, "appendonly") in {"yes", None}
+    except (redis.RedisError, OSError) as exc:
+        raise PeerUnavailable(f"Redis does not answer: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"BROKER_URL: not a Redis URL: {exc}") from exc
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        raise ConfigError(f"Redis {version} is too old: 6.2 or newer is needed")
+    if policy not in {"noeviction", None}:
+        raise ConfigError(
+            f"Redis may drop queued messages: maxmemory-policy is {policy}, set noeviction"
+        )
+    durable = "" if is_durable else "; appendonly is off: a restart empties the queue (no study)"
+    return f"Redis {version} answers{durable}"
+
+
+def _setting(client: redis.Redis, name: str) -> str | None:
+    try:
+        found = client.config_get(name)
+    except redis.ResponseError:  # not allowed on a managed Redis
+        return None
+    return str(found[name]) if name in found else None
+
+
+def _ledger(settings: Settings) -> str:
+    from pacsor_tasks.ledger import Ledger
+
+    path = settings.DATA_DIR.absolute() / "ledger.sqlite3"
+    if settings.LEDGER_URL is None and not path.exists():
+        return f"{path} (will be made)"
+    ledger = Ledger(settings.ledger_url)
+    try:
+        ledger.ping()
+        return f"{ledger.engine.dialect.name} answers"
+    finally:
+        ledger.close()
+
+
+def _api(core: CoreSettings, settings: Settings) -> Probe:
+    def run() -> str:
+        from pacsor_tasks.milvue.client import MilvueClient
+
+        with MilvueClient(
+            core.api_url,
+            core.token.get_secret_value(),
+            signed_url=core.signed_url,
+            connect_timeout_s=min(settings.API_CONNECT_TIMEOUT, CONNECT_TIMEOUT_S),
+            read_timeout_s=min(settings.API_READ_TIMEOUT, 20),
+        ) as client:
+            client.check()
+        return f"{core.api_url} answers and takes the token"
+
+    number = core.name.removeprefix("core")
+    suffix = f"_{number}" if number else ""
+    advice = f"see API_URL{suffix} ({core.api_url}) and TOKEN{suffix}"
+    return Probe(f"API {core.name}", run, advice)
+
+
+def _pacs(pacs: Pacs) -> Probe:
+    def run() -> str:
+        scu.echo(pacs)
+        return f"{describe(pacs)} answers C-ECHO"
+
+    _, _, number = pacs.name.partition("-")
+    suffix = f"_{number}" if number else ""
+    advice = (
+        f"see PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}; does the PACS know"
+        f" {pacs.calling_aet} at this address?"
+    )
+    return Probe(f"PACS {pacs.name}", run, advice)
+
+
+def _ris(ris: RisSettings, timeout_s: float) -> Probe:
+    def run() -> str:
+        from pacsor_tasks.hl7.mllp import connect_check
+
+        connect_check(ris.host, ris.port, min(timeout_s, CONNECT_TIMEOUT_S))
+        return f"{ris.host}:{ris.port} takes connections"
+
+    _, _, number = ris.name.partition("-")
+    suffix = f"_{number}" if number else ""
+    return Probe(f"RIS {ris.name}", run, f"see RIS_HOST_IP{suffix} and RIS_HOST_PORT{suffix}")
+
+
+def _receiver_port(settings: Settings) -> str:
+    address = f"{settings.RECEIVER_HOST}:{settings.PORT}"
+    problem = bind_problem(settings.RECEIVER_HOST, settings.PORT)
+    if problem is None:
+        return f"{address} is free for the receiver"
+    ours = Pacs(
+        name="receiver",
+        host=reachable(settings.RECEIVER_HOST),
+        port=settings.PORT,
+        called_aet=settings.RECEIVER_AET,
+        calling_aet=settings.MILVUE_AET,
+        connect_timeout_s=PROBE_TIMEOUT_S,
+        timeout_s=PROBE_TIMEOUT_S,
+    )
+    try:
+        scu.echo(ours)
+    except PacsorError as exc:
+        raise ConfigError(f"cannot listen on {address}: {problem}, and not by a receiver") from exc
+    return f"{address}: the receiver answers C-ECHO"
+
+
+def _http_port(settings: Settings, name: str, path: str) -> str:
+    host, port = getattr(settings, f"{name}_HOST"), getattr(settings, f"{name}_PORT")
+    problem = bind_problem(host, port)
+    if problem is None:
+        return f"{host}:{port} is free"
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        body = connection.getresponse().read(65536)
+    except (OSError, http.client.HTTPException):
+        body = b""
+    finally:
+        connection.close()
+    if not _is_ours(name, body):
+        raise ConfigError(f"cannot listen on {host}:{port}: {problem}, and not by this gateway")
+    return f"{host}:{port}: it answers"
+
+
+def _is_ours(name: str, body: bytes) -> bool:
+    if name == "FLOWER":
+        return body.strip() == b"OK"
+    try:
+        return "checks" in json.loads(body)
+    except ValueError:
+        return False
