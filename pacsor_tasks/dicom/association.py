@@ -160,16 +160,14 @@ class Association:
         """The data path: fragments of the command, then of the data, straight from the file."""
         parts = self._fragments(context_id, dimse.IS_COMMAND, memoryview(command), is_last=True)
         while data is not None and size:
-            view = self._buffer[: min(size, len(self._buffer))]
-            filled = 0
-            while filled < len(view):
-                # An unbuffered file may give less than it has.
-                count = data.readinto(view[filled:])  # type: ignore[attr-defined]  # BinaryIO lacks it
-                if not count:
-                    raise Permanent("the file ends inside its data set")
-                filled += count
+            filled = min(size, len(self._buffer))
+            _read_into(data, self._buffer[:filled])
             size -= filled
-            parts += self._fragments(context_id, 0, view, is_last=not size)
+            if filled % 2:
+                # Fragments are even: the end of a deflated stream may not be (PS3.5 Annex A.5).
+                self._buffer[filled] = 0
+                filled += 1
+            parts += self._fragments(context_id, 0, self._buffer[:filled], is_last=not size)
             self._wire.send(parts, self._pacs.timeout_s)
             parts = []
         if parts:
@@ -227,6 +225,15 @@ class Association:
     def _next_id(self) -> int:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
+
+
+def _read_into(data: BinaryIO, view: memoryview) -> None:
+    while view:
+        # An unbuffered file may give less than it has.
+        count = data.readinto(view)  # type: ignore[attr-defined]  # files have it, BinaryIO not
+        if not count:
+            raise Permanent("the file ends inside its data set")
+        view = view[count:]
 
 
 def _pdu(kind: int) -> bytes:
