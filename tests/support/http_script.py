@@ -41,6 +41,8 @@ class Reply:
     #: send by chunks of this size with Transfer-Encoding: chunked
     chunked: int | None = None
     raw: bytes | None = None
+    #: in place of `body`, with `announced` as its length
+    stream: Callable[[], Iterator[bytes]] | None = None
     #: reset the connection after what there is to send
     reset: bool = False
     #: called once the request is read, before anything is answered
@@ -56,15 +58,22 @@ class ScriptedServer:
     Args:
         script: Gives the reply to a call; runs in the connection's thread.
         unread: Leave request bodies unread.
+        keep: Keep request bodies; otherwise a call has the beginning of its body only.
         tls: Certificate and key files.
     """
 
     def __init__(
-        self, script: Script, *, unread: bool = False, tls: tuple[Path, Path] | None = None
+        self,
+        script: Script,
+        *,
+        unread: bool = False,
+        keep: bool = True,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self._script = script
         self._unread = unread
+        self._keep = keep
         self._connections = 0
         self.n_closed = 0
         self._lock = threading.Lock()
@@ -130,7 +139,7 @@ class ScriptedServer:
 
     def _serve(self, handler: Any) -> None:
         split = urlsplit(handler.path)
-        body = b"" if self._unread else _body(handler)
+        body = b"" if self._unread else _body(handler, keep=self._keep)
         call = Call(
             handler.command,
             split.path,
@@ -153,9 +162,16 @@ class ScriptedServer:
             handler.connection.close()
 
 
-def _body(handler: Any) -> bytes:
+def _body(handler: Any, *, keep: bool) -> bytes:
     assert "chunked" not in handler.headers.get("Transfer-Encoding", ""), "no Content-Length"
-    return bytes(handler.rfile.read(int(handler.headers.get("Content-Length", 0))))
+    left = int(handler.headers.get("Content-Length", 0))
+    if keep:
+        return bytes(handler.rfile.read(left))
+    body = b""
+    while left and (block := handler.rfile.read(min(left, 1 << 20))):
+        left -= len(block)
+        body = body or block
+    return body
 
 
 def _send(handler: Any, reply: Reply) -> None:
@@ -181,6 +197,9 @@ def _send(handler: Any, reply: Reply) -> None:
 
 
 def _blocks(reply: Reply) -> Iterator[bytes]:
+    if reply.stream is not None:
+        yield from reply.stream()
+        return
     if not reply.chunked:
         yield reply.body
         return
