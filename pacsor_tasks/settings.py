@@ -224,6 +224,9 @@ class Settings(BaseSettings):
 
     # --- processes
     WORKER_CONCURRENCY: Count = Field(4, description="Worker slots of one worker process tree")
+    HEARTBEAT_FILE: Path | None = Field(
+        None, description="File that a worker or beat touches while it works, for a health check"
+    )
     ADMIN_HOST: str = Field(
         "127.0.0.1", description="Address of the admin pages; beyond loopback only with ADMIN_TOKEN"
     )

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 from celery.exceptions import Ignore
-from celery.signals import setup_logging, worker_init, worker_process_shutdown
+from celery.signals import beat_init, setup_logging, worker_init, worker_process_shutdown
 
-from pacsor_tasks import guard, observability, operations, pipeline, reconcile, wiring
+from pacsor_tasks import guard, heartbeat, observability, operations, pipeline, reconcile, wiring
 from pacsor_tasks.app import app
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.ledger import migrate
@@ -147,7 +147,14 @@ def _logging(**_: object) -> None:
 
 @worker_init.connect
 def _prepare(**_: object) -> None:
-    migrate(load().ledger_url)
+    settings = load()
+    migrate(settings.ledger_url)
+    heartbeat.of_worker(settings.HEARTBEAT_FILE)
+
+
+@beat_init.connect
+def _prepare_beat(**_: object) -> None:
+    heartbeat.of_beat(load().HEARTBEAT_FILE)
 
 
 @worker_process_shutdown.connect
