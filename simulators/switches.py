@@ -7,16 +7,26 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from pacsor_tasks.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+#: Words, also written as one comma-separated string.
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 @dataclass(slots=True)
@@ -66,6 +76,7 @@ class Switches(Generic[M]):
         self._lock = threading.RLock()
         self._base: dict[str, Any] = dict(self._initial)
         self._rules: list[_Rule] = []
+        self._reread()
 
     def set(self, *, times: int | None = None, **entries: Any) -> None:
         """Set switches; keywords that name a scope narrow the rule.

@@ -23,7 +23,8 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from simulators.milvue.received import COPIED, DEFLATED, Received, read_head, text
+from simulators.milvue.received import COPIED, DEFLATED, Received
+from simulators.part10 import read_head, text
 
 COLUMNS, ROWS = 256, 192
 CHARSET, PATIENT_ID, ACCESSION_NUMBER, STUDY_UID = (

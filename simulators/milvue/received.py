@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pydicom import dcmread
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag, Tag
 
 from pacsor_tasks.errors import BadResponse
+from simulators.part10 import raw, read_head, text
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -100,35 +98,6 @@ def read_received(path: Path) -> Received:
         pixel_length=length,
         copied={tag: raw(dataset, tag) for tag in COPIED if tag in dataset},
     )
-
-
-def read_head(file: BinaryIO) -> FileDataset:
-    """The data set up to the pixels, its values still raw bytes; the file is left where they begin.
-
-    Raises:
-        BadResponse: It is no Part-10 DICOM file.
-    """
-    try:
-        return dcmread(file, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as exc:
-        raise BadResponse(f"not a DICOM file: {type(exc).__name__}") from exc
-
-
-def raw(dataset: Dataset, tag: int) -> bytes:
-    """An element's value as the bytes that came, without decoding (pydicom warns on odd values)."""
-    if tag not in dataset:
-        return b""
-    item = dataset.get_item(tag)
-    if isinstance(item, RawDataElement):
-        return item.value or b""
-    value = item.value
-    values = [value] if isinstance(value, str) or value is None else value
-    return "\\".join(str(one or "") for one in values).encode()
-
-
-def text(dataset: Dataset, tag: int) -> str:
-    """A UID or code as text, without padding."""
-    return raw(dataset, tag).decode("ascii", "replace").strip("\0 ")
 
 
 def _is_deflated(dataset: FileDataset) -> bool:

@@ -61,10 +61,11 @@ class MilvueSimulator:
         port: Port of the API; 0 for a free one.
         storage_port: Port of the signed URLs; 0 for a free one.
         journal_path: Where events are written as JSON lines.
+        switches_file: JSON switches, read again when it changes.
         switches: Initial switches, see `MilvueSwitches`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (keyword-only options of one server)
         self,
         *,
         token: str | tuple[str, ...] | None = None,
@@ -72,11 +73,12 @@ class MilvueSimulator:
         port: int = 0,
         storage_port: int = 0,
         journal_path: Path | None = None,
+        switches_file: Path | None = None,
         **switches: Any,
     ) -> None:
         if token is not None:
             switches["tokens"] = (token,) if isinstance(token, str) else token
-        self.switches = milvue_switches(switches)
+        self.switches = milvue_switches(switches, switches_file)
         self.journal = MilvueJournal(journal_path)
         self.studies = Studies()
         self._host = host

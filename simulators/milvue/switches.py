@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from simulators.switches import Switches
+from simulators.switches import Switches, Words
 
 DETECTIONS = ("smarturgences", "detection", "smartchest", "trauma")
 MEASURES = ("smartxpert", "measures")
@@ -27,16 +28,6 @@ E3Shape = Literal[
     "wrong_content_type",  # 200 text/html
     "truncated",  # the body ends inside the last part, no closing delimiter
 ]
-
-
-def _words(value: Any) -> Any:
-    """A tuple of words may be written as one comma-separated string."""
-    if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
-    return value
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class MilvueSwitches(BaseModel):
@@ -160,6 +151,8 @@ OPERATIONS: dict[str, frozenset[str]] = {
 SCOPES = ("study_uid", "command", "operation")
 
 
-def milvue_switches(initial: dict[str, Any]) -> Switches[MilvueSwitches]:
+def milvue_switches(initial: dict[str, Any], file: Path | None) -> Switches[MilvueSwitches]:
     """The run-time switches of one simulated service."""
-    return Switches(MilvueSwitches, scopes=SCOPES, operations=OPERATIONS, initial=initial)
+    return Switches(
+        MilvueSwitches, scopes=SCOPES, operations=OPERATIONS, initial=initial, file=file
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,9 +29,9 @@ from simulators.milvue.multipart import Part, PartWriter
 from simulators.milvue.received import Received, read_received
 from simulators.milvue.signing import Signer
 from simulators.milvue.studies import Studies
+from simulators.part10 import file_name
 
 T = TypeVar("T")
-UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class Uploads:
@@ -161,7 +159,11 @@ class Uploads:
         kept = []
         for instance in received:
             if exchange.switches.keep_files:
-                path = self._folder / _name(instance.study_uid) / _name(instance.sop_instance_uid)
+                path = (
+                    self._folder
+                    / file_name(instance.study_uid)
+                    / file_name(instance.sop_instance_uid)
+                )
                 path = path.with_name(f"{path.name}.dcm")
                 path.parent.mkdir(exist_ok=True)
                 os.replace(instance.path, path)  # noqa: PTH105  (over an earlier upload)
@@ -231,10 +233,3 @@ def _check_one_study(received: list[Received]) -> None:
     studies = {instance.study_uid for instance in received}
     if len(studies) > 1:
         raise HttpRefusal(400, f"instances of {len(studies)} studies in one request")
-
-
-def _name(uid: str) -> str:
-    """A file name from a UID, which came from outside."""
-    if len(uid) <= 64 and UID.fullmatch(uid):
-        return uid
-    return sha256(uid.encode()).hexdigest()[:32]

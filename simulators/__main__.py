@@ -1,0 +1,187 @@
+"""`python -m simulators milvue|pacs|ris`: one simulator as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import click
+
+from pacsor_tasks.errors import ConfigError, PacsorError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Simulator(Protocol):
+    """What the three have in common."""
+
+    def start(self) -> Self:
+        """Listen."""
+        ...
+
+    def stop(self) -> None:
+        """Stop listening and clean up."""
+        ...
+
+
+def common(function: F) -> F:
+    """The options every simulator has."""
+    options = [
+        click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on"),
+        click.option("--port", default=0, help="Port to listen on; 0 for a free one"),
+        click.option("--port-file", type=PATH, help="Gets the port number once it listens"),
+        click.option("--journal", type=PATH, help="Gets every event as one JSON line, at once"),
+        click.option("--switches", type=PATH, help="JSON switches; read again when it changes"),
+        click.option(
+            "--set", "settings", multiple=True, metavar="NAME=VALUE", help="An initial switch"
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group()
+def main() -> None:
+    """The peers of a gateway, simulated: an AI service, a PACS, a RIS."""
+
+
+@main.command()
+@common
+@click.option(
+    "--token", multiple=True, envvar="SIMULATOR_TOKEN", help="Accepted API key; repeatable"
+)
+@click.option("--storage-port", default=0, help="Port of the signed URLs; 0 for a free one")
+@click.option("--running-times", default=1, show_default=True, help="Polls answered `running`")
+def milvue(token: tuple[str, ...], storage_port: int, running_times: int, **options: Any) -> None:
+    """The Milvue API v3. Switches and journal also under /_simulator/."""
+    from simulators.milvue import MilvueSimulator
+
+    def make() -> MilvueSimulator:
+        initial = {"running_times": running_times} | parse_settings(options["settings"])
+        return MilvueSimulator(
+            token=token or None,
+            host=options["host"],
+            port=options["port"],
+            storage_port=storage_port,
+            journal_path=options["journal"],
+            switches_file=options["switches"],
+            **initial,
+        )
+
+    run(
+        make,
+        lambda server: {
+            "url": server.url,
+            "port": server.port,
+            "storage_port": server.storage_port,
+        },
+        options["port_file"],
+    )
+
+
+@main.command()
+@common
+@click.option("--aet", default="PACS", show_default=True, help="AE title")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keeps what it receives")
+def pacs(aet: str, folder: Path | None, **options: Any) -> None:
+    """A storage SCP."""
+    from simulators.pacs import PacsSimulator
+
+    def make() -> PacsSimulator:
+        return PacsSimulator(
+            ae_title=aet,
+            host=options["host"],
+            port=options["port"],
+            folder=folder,
+            journal_path=options["journal"],
+            switches_file=options["switches"],
+            **parse_settings(options["settings"]),
+        )
+
+    run(
+        make,
+        lambda server: {"aet": aet, "host": server.host, "port": server.port},
+        options["port_file"],
+    )
+
+
+@main.command()
+@common
+@click.option("--answer", default="AA", show_default=True, help="Acknowledgement, see RisSwitches")
+def ris(answer: str, **options: Any) -> None:
+    """An MLLP server."""
+    from simulators.ris import RisSimulator
+
+    def make() -> RisSimulator:
+        return RisSimulator(
+            host=options["host"],
+            port=options["port"],
+            journal_path=options["journal"],
+            switches_file=options["switches"],
+            **{"answer": answer} | parse_settings(options["settings"]),
+        )
+
+    run(make, lambda server: {"host": server.host, "port": server.port}, options["port_file"])
+
+
+S = TypeVar("S", bound=Simulator)
+
+
+def run(
+    make: Callable[[], S], address: Callable[[S], dict[str, Any]], port_file: Path | None
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        make: Builds the simulator.
+        address: Where it listens, for the line on stdout.
+        port_file: Written in one piece once it listens.
+    """
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    try:
+        server = make().start()
+    except PacsorError as exc:
+        raise click.ClickException(str(exc)) from exc
+    try:
+        where = address(server)
+        click.echo(json.dumps(where))
+        if port_file is not None:
+            partial = port_file.with_name(f".{port_file.name}.{os.getpid()}")
+            partial.write_text(f"{where['port']}\n")
+            partial.replace(port_file)
+        asked_to_stop.wait()
+    finally:
+        server.stop()
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs as switches; a value that is JSON is taken as such.
+
+    Raises:
+        ConfigError: A pair without an equals sign.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: write NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+if __name__ == "__main__":
+    main()
