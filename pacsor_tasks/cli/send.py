@@ -71,7 +71,6 @@ def send_all(paths: Sequence[Path], target: Pacs, tally: Tally) -> Outcome:
     outcome = Outcome()
     progress = _Progress()
     for batch in batches(paths, tally):
-        outcome.study_uids |= dict.fromkeys(source.study_uid for source in batch)
         try:
             _send_batch(batch, target, outcome, progress)
         except Permanent as exc:
@@ -92,6 +91,7 @@ def _send_batch(
     def on_answer(item: StoreItem, status: int, words: str) -> None:
         if classify(status) is Verdict.DELIVERED:
             outcome.sent += 1
+            outcome.study_uids[batch[item.key].study_uid] = None
         else:
             outcome.refused.append((batch[item.key].label, f"0x{status:04X} ({words})"))
         progress.show(outcome)
