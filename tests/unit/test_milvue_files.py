@@ -124,6 +124,14 @@ def test_results_appear_together_under_names_that_keep_their_order(tmp_path: Pat
     assert all(len(p.stem) == 32 and int(p.stem, 16) >= 0 for p in paths)
 
 
+def test_the_same_bytes_twice_are_one_result(tmp_path: Path) -> None:
+    with Inbox(tmp_path) as inbox:
+        for data in (b"aa", b"bb", b"aa", b"c", b"bb"):
+            deliver(inbox, data)
+        assert [p.read_bytes() for p in inbox.publish()] == [b"aa", b"bb", b"c"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_entering_sweeps_out_what_an_earlier_try_left(tmp_path: Path) -> None:
     (tmp_path / "old.dcm").write_bytes(b"x")
     (tmp_path / "old.dcm.part").write_bytes(b"x")
@@ -153,14 +161,14 @@ def test_what_is_not_published_does_not_stay(tmp_path: Path) -> None:
 def test_gzipped_results_are_unfolded_however_they_are_cut(tmp_path: Path, size: int) -> None:
     data = bytes(range(256)) * 2000
     bodies = [
-        gzip.compress(data),
-        gzip.compress(data[:1000]) + gzip.compress(data[1000:]),
-        gzip.compress(data) + bytes(5),
+        gzip.compress(b"1" + data),
+        gzip.compress(b"2" + data[:1000]) + gzip.compress(data[1000:]),
+        gzip.compress(b"3" + data) + bytes(5),
     ]
     with Inbox(tmp_path) as inbox:
         for body in bodies:
             deliver(inbox, body, gzipped=True, size=size)
-        assert [p.read_bytes() for p in inbox.publish()] == [data] * 3
+        assert [p.read_bytes() for p in inbox.publish()] == [n + data for n in (b"1", b"2", b"3")]
 
 
 @pytest.mark.parametrize(
