@@ -18,7 +18,8 @@ def ingest(study_uid: str, paths: Sequence[str], ports: Ports) -> list[str]:
 
     Args:
         study_uid: StudyInstanceUID.
-        paths: The instances, relative to the spool, all in one directory of `ready/`.
+        paths: The instances, relative to the spool, all in one directory of `ready/`. None, when a
+            study came again with nothing new: then whatever the outbox holds of it is recorded.
         ports: The process's ports.
 
     Returns:
@@ -27,8 +28,10 @@ def ingest(study_uid: str, paths: Sequence[str], ports: Ports) -> list[str]:
     Raises:
         Permanent: The paths are not those of one revision of this study.
     """
-    token = _token(study_uid, paths)
-    return ingest_token(study_uid, token, ports)
+    if paths:
+        return ingest_token(study_uid, _token(study_uid, paths), ports)
+    waiting = [token for uid, token in ports.spool.outbox() if uid == study_uid]
+    return [run_id for token in waiting for run_id in ingest_token(study_uid, token, ports)]
 
 
 def ingest_token(study_uid: str, token: str, ports: Ports) -> list[str]:
