@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 
 #: Read from disk and handed to the kernel at once (bytes).
 BATCH_BYTES = 1 << 20
-#: Two buffers per PDU, and IOV_MAX is 1024.
+#: … but no more PDUs than this, for a peer that takes tiny ones.
 BATCH_PDUS = 500
 
 

@@ -26,7 +26,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,6 +47,7 @@ from pacsor_tasks.errors import BadResponse, Permanent
 
 #: Of a deflated data set only so much is looked at; a header is far shorter.
 MAX_INFLATED_BYTES = 1 << 24
+META_GROUP = 0x0002
 FIRST_PIXEL_TAG = 0x7FE00000
 #: What pydicom raises on values that break their VR.
 _BAD_VALUE = (
@@ -142,7 +143,7 @@ def decide(rules: Sequence[FilterRule], path: Path) -> Decision:
     return KEEP
 
 
-def _read(path: Path, rules: Iterable[FilterRule]) -> Dataset:
+def _read(path: Path, rules: Sequence[FilterRule]) -> Dataset:
     wanted = {number for rule in rules for number in _with_private_creator(*rule.tag)}
     last = max(wanted)
     try:
@@ -156,7 +157,8 @@ def _read(path: Path, rules: Iterable[FilterRule]) -> Dataset:
                 stop_when=lambda tag, _vr, _length: tag > last or tag >= FIRST_PIXEL_TAG,
                 specific_tags=list(wanted),
             )
-        header.file_meta = read_file_meta_info(path)
+        if any(rule.tag[0] == META_GROUP for rule in rules):
+            header.file_meta = read_file_meta_info(path)
     except (BadResponse, OSError, EOFError, RecursionError, *_BAD_VALUE) as exc:
         # The cause's own words only where they are ours: others may quote a value.
         what = str(exc) if isinstance(exc, BadResponse) else type(exc).__name__
@@ -185,7 +187,7 @@ def _with_private_creator(group: int, element: int) -> tuple[int, ...]:
 
 def _values(header: Dataset, tag: tuple[int, int]) -> list[str] | None:
     """The element's values as strings without padding; None when it is absent."""
-    dataset = header.file_meta if tag[0] == 0x0002 else header
+    dataset = header.file_meta if tag[0] == META_GROUP else header
     if tag not in dataset:
         return None
     try:

@@ -14,6 +14,8 @@ from pacsor_tasks.errors import BadResponse, PeerUnavailable
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 2, 3, 4, 5, 6, 7
 #: The largest PDU a peer may send us (bytes). Its answers are a few hundred bytes long.
 MAX_INCOMING_BYTES = 1 << 20
+#: Buffers one system call takes.
+IOV_MAX = 1024
 #: Seconds a last word (A-ABORT) may take.
 FAREWELL_S = 1.0
 
@@ -57,7 +59,7 @@ class Wire:
         """Send buffers in order, none copied.
 
         Args:
-            parts: At most 1024 (IOV_MAX).
+            parts: Any number of any size.
             timeout_s: How long the peer may take nothing at all.
 
         Raises:
@@ -67,7 +69,7 @@ class Wire:
         with self._translated("did not take data", timeout_s):
             self._socket.settimeout(timeout_s)
             while left:
-                sent = self._socket.sendmsg(left)
+                sent = self._socket.sendmsg(left[:IOV_MAX])
                 done = 0
                 while done < len(left) and sent >= len(left[done]):
                     sent -= len(left[done])

@@ -22,10 +22,11 @@ from pynetdicom.sop_class import uid_to_service_class
 from pacsor_tasks.dicom.association import associate
 from pacsor_tasks.dicom.negotiation import Pair
 from pacsor_tasks.dicom.scu import echo, store
-from pacsor_tasks.errors import BadResponse, PeerUnavailable, Rejected
+from pacsor_tasks.errors import BadResponse, PeerUnavailable, Permanent, Rejected
 from tests.support.net import free_port, wait_until
 from tests.support.pacs_peers import (
     Answers,
+    data_set_bytes,
     item_of,
     pacs_at,
     raw_server,
@@ -42,8 +43,8 @@ def answer(*statuses: int) -> Callable[[evt.Event, int], int]:
     return lambda _event, n: statuses[n - 1]
 
 
-def accept(connection: socket.socket) -> None:
-    """Accept the first context of the association that is asked for, with PDUs up to 16 kB."""
+def accept(connection: socket.socket, max_pdu: int = 16384, result: int = 0) -> None:
+    """Answer the association request and its first context."""
     request = read_pdu(connection)
 
     def element(kind: int, value: bytes) -> bytes:
@@ -54,15 +55,17 @@ def accept(connection: socket.socket) -> None:
         struct.pack(">HH", 1, 0)
         + request[10:74]
         + element(0x10, b"1.2.840.10008.3.1.1.1")
-        + element(0x21, b"\1\0\0\0" + element(0x40, syntax.encode()))
-        + element(0x50, element(0x51, struct.pack(">L", 16384)) + element(0x52, b"1.2.3"))
+        + element(0x21, bytes((1, 0, result, 0)) + element(0x40, syntax.encode()))
+        + element(0x50, element(0x51, struct.pack(">L", max_pdu)) + element(0x52, b"1.2.3"))
     )
     connection.sendall(struct.pack(">BBL", 2, 0, len(body)) + body)
 
 
-def response(message_id: int = 1, field: int = 0x8001, context_id: int = 1) -> bytes:
-    """A successful C-STORE response as a P-DATA PDU."""
-    pairs = ((0x0100, field), (0x0120, message_id), (0x0800, 0x0101), (0x0900, 0))
+def response(
+    message_id: int = 1, field: int = 0x8001, context_id: int = 1, status: int = 0
+) -> bytes:
+    """A C-STORE response as a P-DATA PDU."""
+    pairs = ((0x0100, field), (0x0120, message_id), (0x0800, 0x0101), (0x0900, status))
     body = b"".join(struct.pack("<HHLH", 0, element, 2, value) for element, value in pairs)
     return struct.pack(">BBLLBB", 4, 0, len(body) + 6, len(body) + 2, context_id, 3) + body
 
@@ -420,3 +423,83 @@ def test_a_release_instead_of_an_answer_is_tried_again(tmp_path: Path) -> None:
 
     with raw_server(serve) as pacs, pytest.raises(PeerUnavailable, match="released"):
         store(pacs, [item_of(write_instance(tmp_path))], Answers())
+
+
+def test_an_echo_that_fails_is_a_rejection() -> None:
+    def serve(connection: socket.socket) -> None:
+        accept(connection)
+        read_pdu(connection)
+        connection.sendall(response(field=0x8030, status=0x0122))
+        until_closed(connection)
+
+    with (
+        raw_server(serve) as pacs,
+        pytest.raises(Rejected, match=r"C-ECHO with 0x0122 \(Refused: SOP Class Not Supported\)"),
+    ):
+        echo(replace(pacs, connect_timeout_s=0.2))
+
+
+def test_a_pacs_without_verification_is_a_rejection() -> None:
+    def serve(connection: socket.socket) -> None:
+        accept(connection, result=3)
+        until_closed(connection)
+
+    with raw_server(serve) as pacs, pytest.raises(Rejected, match="does not accept C-ECHO"):
+        echo(replace(pacs, connect_timeout_s=0.2))
+
+
+@pytest.mark.parametrize("max_pdu", [1, 7])
+def test_a_pdu_too_small_for_anything_is_a_bad_response(max_pdu: int) -> None:
+    def serve(connection: socket.socket) -> None:
+        accept(connection, max_pdu)
+        until_closed(connection)
+
+    with raw_server(serve) as pacs, pytest.raises(BadResponse, match=f"PDUs of {max_pdu} bytes"):
+        echo(pacs)
+
+
+def test_the_smallest_pdus_and_no_limit_carry_an_instance(tmp_path: Path) -> None:
+    item = item_of(write_instance(tmp_path))
+    for max_pdu in (8, 0):
+        data = bytearray()
+
+        def serve(
+            connection: socket.socket, max_pdu: int = max_pdu, data: bytearray = data
+        ) -> None:
+            accept(connection, max_pdu)
+            while True:
+                pdu = read_pdu(connection)
+                assert not max_pdu or len(pdu) <= 6 + max_pdu
+                if not pdu[11] & 1:
+                    data += pdu[12:]
+                    if pdu[11] & 2:
+                        break
+            connection.sendall(response())
+            until_closed(connection)
+
+        with raw_server(serve) as pacs:
+            store(replace(pacs, connect_timeout_s=0.2), [item], Answers())
+        assert bytes(data) == data_set_bytes(item.path)
+
+
+def test_a_file_that_shrinks_while_it_is_sent_aborts_the_association(tmp_path: Path) -> None:
+    path = write_instance(tmp_path)
+    with (
+        scripted(CONTEXTS) as pacs,
+        path.open("rb") as data,
+        pytest.raises(Permanent, match="ends inside its data set"),
+        associate(pacs.pacs, [Pair(SC, ExplicitVRLittleEndian)]) as association,
+    ):
+        association.store(Pair(SC, ExplicitVRLittleEndian), "1.2.3", data, path.stat().st_size + 1)
+    assert pacs.stored == []
+
+
+def test_an_acceptance_that_cannot_be_decoded_is_a_bad_response() -> None:
+    def serve(connection: socket.socket) -> None:
+        read_pdu(connection)
+        body = struct.pack(">HH", 1, 0) + bytes(64) + b"\xee\0\0\4junk"
+        connection.sendall(struct.pack(">BBL", 2, 0, len(body)) + body)
+        until_closed(connection)
+
+    with raw_server(serve) as pacs, pytest.raises(BadResponse, match="cannot be decoded"):
+        echo(pacs)

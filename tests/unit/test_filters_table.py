@@ -94,3 +94,18 @@ def test_hex_tags_are_read_in_either_case() -> None:
 def test_a_reason_names_tag_and_pattern() -> None:
     assert str(ONLY_SR) == "(0008,0060) does not match '^SR$'"
     assert str(NOT_TESTS) == "(0010,0010) matches '^TEST.*'"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        {"group": "10", "element": "0010"},  # not four digits
+        {"group": "00G0", "element": "0010"},  # not hexadecimal
+        {"group": "0010"},
+        {"group": "0010", "element": "0010", "name": "PatientName"},
+        "00100010",
+    ],
+)
+def test_what_is_not_a_tag_is_refused(tag: object) -> None:
+    with pytest.raises(ValidationError, match="tag"):
+        FilterRule.model_validate({"tag": tag, "pattern": "x", "should_match": True})

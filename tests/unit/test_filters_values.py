@@ -199,3 +199,9 @@ def test_a_bottomless_sequence_is_a_permanent_error(tmp_path: Path) -> None:
     )
     with pytest.raises(Permanent, match="the header cannot be read"):
         is_present(raw_file(tmp_path / "a.dcm", nested * 5000), 0x00100010)
+
+
+def test_a_broken_deflated_stream_is_a_permanent_error(tmp_path: Path) -> None:
+    path = raw_file(tmp_path / "a.dcm", b"\xff" * 50, b"1.2.840.10008.1.2.1.99")
+    with pytest.raises(Permanent, match="cannot be inflated"):
+        is_present(path, 0x00100010)
