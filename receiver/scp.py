@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, cast
+from weakref import WeakSet
 
 import structlog
 from pydicom.dataset import Dataset
@@ -95,13 +96,17 @@ class Scp:
         socketserver.BaseServer.shutdown(self._server)
         self._server.server_close()
         deadline = time.monotonic() + grace_s
-        while self._server.active_associations and time.monotonic() < deadline:
+        while self._established() and time.monotonic() < deadline:
             time.sleep(0.05)
-        rest = self._server.active_associations
+        rest = self._established()
         for association in rest:
             association.abort(block=False)
         time.sleep(ABORT_S if rest else 0)
         return len(rest)
+
+    def _established(self) -> list[Association]:
+        # A connection that has not become an association has nothing to finish.
+        return [a for a in self._server.active_associations if a.is_established]
 
     def _make_server(self) -> _Server:
         options = self.options
@@ -192,28 +197,37 @@ class _Server(ThreadedAssociationServer):
 
 
 class PeerInLog(logging.Filter):
-    """Makes pynetdicom's records one line each, with the peer they are about."""
+    """Makes pynetdicom's complaints one line per connection, with the peer they are about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: WeakSet[Association] = WeakSet()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop the stack traces that follow each of its error lines; name the peer."""
+        """Let the first complaint pass; stack traces and what follows from it are dropped."""
         if record.exc_info:
             return False
         thread = threading.current_thread()
         association = thread.assoc if isinstance(thread, DULServiceProvider) else thread
-        if isinstance(association, Association):
-            with suppress(AttributeError, ValueError):
-                requestor = association.requestor
-                record.msg = f"{record.getMessage()} (peer {requestor.address}:{requestor.port})"
-                record.args = ()
+        if not isinstance(association, Association):
+            return True
+        if association in self._told:
+            return False
+        self._told.add(association)
+        with suppress(AttributeError, ValueError):
+            requestor = association.requestor
+            record.msg = f"{record.getMessage()} (peer {requestor.address}:{requestor.port})"
+            record.args = ()
         return True
 
 
 def quiet_library() -> None:
     """Keep pynetdicom's own lines short and free of data. Call after logging is configured."""
     names = [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "pynetdicom"]
+    peer_in_log = PeerInLog()
     for name in names:
-        # Filters do not apply to records of child loggers, so each gets one.
-        logging.getLogger(name).addFilter(PeerInLog())
+        # Filters do not apply to the records of child loggers, so each gets it.
+        logging.getLogger(name).addFilter(peer_in_log)
 
 
 def _response(answer: Answer) -> int | Dataset:

@@ -31,8 +31,8 @@ from receiver.stabilisation import Sweeper
 
 log = structlog.get_logger(__name__)
 
-#: The processes of a receiver that was just ended may take so long to leave the port, seconds.
-PORT_WAIT_S = 12.0
+#: Seconds that a receiver which was just killed may take to leave the port.
+PORT_WAIT_S = 3.0
 STOP_TIMEOUT_S = 10.0
 BACKOFF = Backoff(first=0.5, longest=10.0, healthy_after=30.0)
 
