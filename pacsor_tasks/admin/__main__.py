@@ -17,7 +17,8 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.ledger import migrate
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.ports import Ports
-from pacsor_tasks.settings import Settings, is_loopback, load_with_warnings
+from pacsor_tasks.settings import Settings, load_with_warnings
+from pacsor_tasks.settings_types import is_loopback
 
 log = structlog.get_logger(__name__)
 

@@ -59,7 +59,7 @@ def create_app(deps: AdminDeps) -> FastAPI:
     app.add_exception_handler(PacsorError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
-    app.add_middleware(Gate, sessions=sessions)
+    app.add_middleware(Gate, sessions=sessions, refusal_delay_s=deps.refusal_delay_s)
     app.add_middleware(Envelope)
     return app
 

@@ -33,6 +33,8 @@ class AdminDeps:
     config: Mapping[str, Any] = field(default_factory=dict)
     #: what is asked of everybody but /healthz; None: open, to this machine only
     token: str | None = None
+    #: pause before a wrong token is answered, seconds
+    refusal_delay_s: float = 0.5
     allow_get_relaunch: bool = False
     flower: Flower | None = None
     #: where studies are sent, as a person would write it: AE title and port

@@ -20,6 +20,8 @@ from pacsor_tasks.errors import NotFound, PacsorError
 from pacsor_tasks.models import RunState
 
 PAGE_SIZE = 50
+#: What needs a person comes first.
+STATE_ORDER = sorted(RunState, key=lambda state: state is not RunState.FAILED)
 TITLES = {404: "Not here", 405: "Not this way", 422: "Not understood", 503: "Not available"}
 
 router = APIRouter()
@@ -51,7 +53,7 @@ def index(
         "studies.html",
         page=page,
         totals=_totals(request),
-        states=list(RunState),
+        states=STATE_ORDER,
         state=state,
         q=q,
         cursor=cursor,
@@ -104,7 +106,7 @@ async def login_form(request: Request, sessions: MaybeSessions) -> Response:
 
 
 @router.post("/login", response_class=HTMLResponse)
-async def login(request: Request, sessions: MaybeSessions) -> Response:
+async def login(request: Request, deps: Deps, sessions: MaybeSessions) -> Response:
     """Trade the token for a session cookie."""
     form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
     target = local_path(form.get("next", ["/"])[0])
@@ -112,7 +114,7 @@ async def login(request: Request, sessions: MaybeSessions) -> Response:
     if sessions is None:
         return answer
     if not sessions.is_token(form.get("token", [""])[0].strip()):
-        await failed(request)
+        await failed(request, deps.refusal_delay_s)
         return _login_page(target, refused=True)
     answer.set_cookie(
         sessions.cookie,

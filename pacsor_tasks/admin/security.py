@@ -18,8 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 log = structlog.get_logger(__name__)
 
 SESSION_S = 7 * 86400
-#: Pause before a wrong token is answered, seconds.
-FAILURE_DELAY_S = 0.5
 OPEN_PATHS = frozenset({"/healthz", "/login"})
 OPEN_PREFIX = "/static/"
 #: The only GET that acts.
@@ -68,11 +66,13 @@ class Gate:
     Args:
         app: What it protects.
         sessions: None: no token is set, so only this machine may ask.
+        refusal_delay_s: Pause before a wrong token is answered.
     """
 
-    def __init__(self, app: ASGIApp, sessions: Sessions | None) -> None:
+    def __init__(self, app: ASGIApp, sessions: Sessions | None, refusal_delay_s: float) -> None:
         self._app = app
         self._sessions = sessions
+        self._refusal_delay_s = refusal_delay_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
@@ -101,7 +101,7 @@ class Gate:
         if bearer is not None:
             if sessions.is_token(bearer):
                 return None
-            await failed(request)
+            await failed(request, self._refusal_delay_s)
             return _challenge()
         if sessions.is_valid(request.cookies.get(sessions.cookie, "")):
             return None
@@ -111,11 +111,11 @@ class Gate:
         return _challenge()
 
 
-async def failed(request: Request) -> None:
+async def failed(request: Request, delay_s: float) -> None:
     """Record a wrong token and make its sender wait."""
     client = request.client.host if request.client else None
     log.warning("admin.refused", client=client)
-    await asyncio.sleep(FAILURE_DELAY_S)
+    await asyncio.sleep(delay_s)
 
 
 def is_same_site(request: Request) -> bool:

@@ -47,6 +47,8 @@ EVENT_TONES = (
     ("delivered", "good"),
 )
 UID_TAIL = 14
+#: How the ledger says that a lease is held.
+HELD = "the worker that holds"
 
 
 class Mark(NamedTuple):
@@ -66,6 +68,15 @@ class Wait(NamedTuple):
     due_at: str | None
     error: str | None
     is_retry: bool
+    #: a worker holds it: it does not wait, so no time is due
+    in_work: bool
+
+
+class Problem(NamedTuple):
+    """What an operator has to look at."""
+
+    who: str | None
+    text: str
 
 
 def tone(state: str) -> str:
@@ -120,13 +131,34 @@ def waits(run: Json) -> list[Wait]:
 
 def _wait(item: Json, who: str | None) -> Wait:
     reason, error = item["waiting_for"] or "its turn", item["error"]
+    if reason.startswith(HELD):
+        return Wait(who, "a worker is at it", None, None, is_retry=False, in_work=True)
     return Wait(
         who=who,
-        reason=reason,
+        reason=_without(who, reason),
         due_at=item["due_at"],
         error=None if error == reason else error,
         is_retry=bool(error),
+        in_work=False,
     )
+
+
+def _without(who: str | None, text: str) -> str:
+    """The text without the destination's name in front: it stands there already."""
+    return text.removeprefix(f"{who}: ")
+
+
+def problems(run: Json) -> list[Problem]:
+    """Why a run ended other than well: by destination where deliveries were quarantined."""
+    if not run["finished_at"]:
+        return []
+    quarantined = [d for d in run["deliveries"] if d["state"] == DeliveryState.QUARANTINED]
+    if quarantined:
+        return [
+            Problem(d["destination"], _without(d["destination"], d["error"] or "quarantined"))
+            for d in quarantined
+        ]
+    return [Problem(None, run["error"])] if run["error"] else []
 
 
 def is_open(study: Json) -> bool:
@@ -166,7 +198,7 @@ def lasted(run: Json) -> str | None:
 FILTERS = {
     f.__name__: f
     for f in (
-        event_tone, human_bytes, is_open, lasted, latest_runs, moment, steps, tone, uid_head,
-        uid_tail, waits,
+        event_tone, human_bytes, is_open, lasted, latest_runs, moment, problems, steps, tone,
+        uid_head, uid_tail, waits,
     )
 }  # fmt: skip

@@ -19,8 +19,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-#: Asked for every few seconds by programs: not worth a line at the usual level.
-FREQUENT = ("/healthz", "/metrics", "/static/")
 
 
 class Envelope:
@@ -59,7 +57,8 @@ def _add_headers(headers: MutableHeaders, path: str) -> None:
 
 
 def _log(scope: Scope, status: int, took_s: float) -> None:
-    is_quiet = scope["path"].startswith(FREQUENT) and status < 400
+    # Open pages and monitors read every few seconds: worth a line only when it fails.
+    is_quiet = scope["method"] in {"GET", "HEAD"} and status < 400
     client = scope.get("client")
     # The path without the query: what was searched for stays out of the log.
     (log.debug if is_quiet else log.info)(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from pacsor_tasks.ledger import Ledger, NewInstance, NewResult, NewRevision, Target, migrate
@@ -36,9 +38,18 @@ class Clock:
 
 def new_ledger(directory: Path, clock: Callable[[], float]) -> Ledger:
     """A migrated SQLite ledger below `directory`."""
-    url = f"sqlite:///{directory / 'ledger.sqlite3'}"
-    migrate(url)
-    return Ledger(url, clock)
+    path = directory / "ledger.sqlite3"
+    path.write_bytes(_blank())
+    return Ledger(f"sqlite:///{path}", clock)
+
+
+@cache
+def _blank() -> bytes:
+    """A migrated SQLite file; migrating takes longer than most tests."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "ledger.sqlite3"
+        migrate(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 class Seed:

@@ -25,7 +25,7 @@
   function words(kind, seconds) {
     if (kind === "ago") return seconds < 1 ? "just now" : span(seconds) + " ago";
     if (seconds <= -1) return "in " + span(Math.ceil(-seconds));
-    return seconds < 15 ? "now" : "due " + span(seconds) + " ago";
+    return seconds < 15 ? "now" : span(seconds) + " ago";
   }
 
   function tick(root = document) {

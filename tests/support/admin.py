@@ -1,0 +1,71 @@
+"""The admin application over a real ledger, for tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pacsor_tasks.admin.app import create_app
+from pacsor_tasks.admin.deps import AdminDeps
+from pacsor_tasks.admin.health import Check, Report
+from pacsor_tasks.ledger import Ledger, Target
+from tests.support.ledger_seed import PACS, RIS, Clock, Seed, new_ledger
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Using `httpx` with", category=UserWarning)
+    from fastapi.testclient import TestClient
+
+TOKEN = "a-token-of-some-length"
+BASE_URL = "http://127.0.0.1:7000"
+UID = "1.2.826.0.1.3680043.8.498.77"
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+WELL = Report(
+    {
+        "ledger": Check(ok=True, detail="answers"),
+        "redis": Check(ok=True, detail="3 messages queued", values={"ingest": 0, "transfer": 3}),
+        "disk": Check(ok=True, detail="1 GB", values={"free_bytes": 10**9, "total_bytes": 2**31}),
+        "workers": Check(ok=True, detail="2 workers answering", values={"count": 2}),
+        "receiver": Check(ok=True, detail="listening on port 1040"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Admin:
+    """The application's parts that tests look at."""
+
+    ledger: Ledger
+    clock: Clock
+    seed: Seed
+    deps: AdminDeps
+
+    def client(self, **changed: Any) -> TestClient:
+        """A client on this machine; `changed` replaces dependencies."""
+        return client(replace(self.deps, **changed))
+
+
+def new_admin(directory: Path) -> Admin:
+    """An application over an empty ledger in `directory`."""
+    clock = Clock()
+    ledger = new_ledger(directory, clock)
+    targets = [Target(core="core", destinations=(PACS, RIS))]
+
+    def relaunch(study_uid: str) -> list[str]:
+        return ledger.intake.relaunch(study_uid, targets)
+
+    deps = AdminDeps(studies=ledger.studies, relaunch=relaunch, health=lambda: WELL)
+    return Admin(ledger, clock, Seed(ledger), deps)
+
+
+def client(deps: AdminDeps) -> TestClient:
+    """A client of an application made from these."""
+    return TestClient(create_app(deps), base_url=BASE_URL, follow_redirects=False)
+
+
+def report(**down: str) -> Callable[[], Report]:
+    """A health report in which these dependencies are down, for these reasons."""
+    checks = {**WELL.checks, **{name: Check(ok=False, detail=why) for name, why in down.items()}}
+    return lambda: Report(checks)
