@@ -17,6 +17,7 @@ from pacsor_tasks.milvue.bodies import FileBody, RelatedBody, batches
 from pacsor_tasks.milvue.outcomes import UnknownStudy, UploadItem
 from pacsor_tasks.milvue.pool import BoundedPool
 from pacsor_tasks.milvue.pruning import pruned
+from pacsor_tasks.milvue.refusals import clean
 from pacsor_tasks.milvue.schemas import PostedStudy, validated
 from pacsor_tasks.milvue.transport import Answer, Transport, parse_object
 
@@ -137,5 +138,6 @@ def _posted(answer: Answer) -> PostedStudy:
     if answer.media.name in _DICOM_REPLIES or not body:
         return PostedStudy()
     if not answer.media.is_json:
-        raise BadResponse(f"{answer.what}: answered with {answer.media.name or 'no media type'}")
+        named = clean(answer.media.name) or "no media type"
+        raise BadResponse(f"{answer.what}: answered with {named}")
     return validated(PostedStudy, parse_object(body, answer.what), answer.what)

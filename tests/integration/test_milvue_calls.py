@@ -246,14 +246,20 @@ def test_a_server_that_stops_reading_is_given_up_after_the_read_time_out(tmp_pat
             client.upload(STUDY, [UploadItem(path, "1.2.3")], lambda _: None)
 
 
-def test_a_tls_server_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
-    openssl = require_program("openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    openssl, directory = require_program("openssl"), tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
     command = f"{openssl} req -x509 -newkey rsa:2048 -nodes -subj /CN=127.0.0.1"
     names = ["-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    with answering(Reply(), tls=(certificate, key)) as server:
+    return certificate, key
+
+
+def test_a_tls_server_nobody_vouches_for_is_refused(tls: tuple[Path, Path]) -> None:
+    with answering(Reply(), tls=tls) as server:
         assert server.url.startswith("https://")
         with (
             client_of(server.url) as client,
@@ -261,6 +267,27 @@ def test_a_tls_server_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
         ):
             client.check()
     assert not server.calls, "no request, so no token, went out"
+
+
+def test_a_site_can_name_its_own_certificate_authority(
+    tls: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls[0]))
+    with (
+        answering(Reply(body=b'{"status": "running"}'), tls=tls) as server,
+        client_of(server.url) as client,
+    ):
+        assert client.status(STUDY).state is StudyState.RUNNING
+
+
+def test_a_site_can_name_its_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(Reply(body=b'{"status": "running"}')) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        with client_of("http://predict.example") as client:
+            assert client.status(STUDY).state is StudyState.RUNNING
+    assert proxy.calls[0].headers["Host"] == "predict.example"
 
 
 def test_a_server_without_tls_behind_an_https_address_is_unavailable() -> None:

@@ -66,7 +66,10 @@ class Peer:
         if call.path.endswith("/status"):
             return Reply(status=404, body=b'{"message": "unknown"}')
         if call.path.startswith("/blob/"):
-            return Reply(stream=self.blob, announced=SIZE // N) if call.method == "GET" else Reply()
+            if call.method == "PUT":
+                return Reply(status=201)
+            n = int(call.path.removeprefix("/blob/"))
+            return Reply(stream=lambda: self.blob(n), announced=SIZE // N)
         if call.method == "POST":
             urls = {f"1.2.3.{n}": f"{self.server.url}/blob/{n}" for n in range(N)}
             return Reply(body=json.dumps({"signed_urls": urls}).encode())
@@ -79,16 +82,16 @@ class Peer:
             announced=sum(map(len, self.parts())),
         )
 
-    def blob(self) -> Iterator[bytes]:
-        block, left = bytes(range(256)) * 4096, SIZE // N
+    def blob(self, n: int) -> Iterator[bytes]:
+        block, left = bytes([n, *range(255)]) * 4096, SIZE // N
         while left > 0:
             yield block[:left]
             left -= len(block)
 
     def parts(self) -> Iterator[bytes]:
-        for _ in range(N):
+        for n in range(N):
             yield b"--x\r\nContent-Type: application/dicom\r\n\r\n"
-            yield from self.blob()
+            yield from self.blob(n)
             yield b"\r\n"
         yield b"--x--\r\n"
 
