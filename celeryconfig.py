@@ -27,6 +27,7 @@ def _settings() -> Settings:
 
 _SETTINGS = _settings()
 
+imports = ("pacsor_tasks.tasks",)
 broker_url = _SETTINGS.broker_url
 broker_transport_options = {
     # Longer than task_time_limit, or a long task would run twice at once. Recovery does not wait

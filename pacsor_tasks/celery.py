@@ -1,8 +1,11 @@
-"""What `celery -A pacsor_tasks` loads: the application with its tasks registered."""
+"""What `celery -A pacsor_tasks` loads.
+
+Workers import the tasks (`imports` in `celeryconfig`); what only sends or watches does without the
+pipeline's code.
+"""
 
 from __future__ import annotations
 
-from pacsor_tasks import tasks
 from pacsor_tasks.app import app
 
-__all__ = ["app", "tasks"]
+__all__ = ["app"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.hl7.message import MessageOptions
 from pacsor_tasks.ledger import Ledger, Target

@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.models import DestinationKind
 
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")

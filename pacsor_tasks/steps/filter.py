@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pacsor_tasks.dicom.filters import FilterRule, decide
+from pacsor_tasks.dicom.filters import decide
+from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Ports

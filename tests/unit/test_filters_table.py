@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pacsor_tasks.dicom.filters import FilterRule
+from pacsor_tasks.dicom.rules import FilterRule
 
 
 def rule(

@@ -20,7 +20,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from pacsor_tasks.dicom.filters import FilterRule, decide
+from pacsor_tasks.dicom.filters import decide
+from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.errors import Permanent
 
 
