@@ -127,7 +127,7 @@ class EmbeddedRedis:
             self._end_leftover()
             self.withdraw()
             port, self._password = self._kept()
-            self._port = port if port and _is_free(port) else _free_port()
+            self._port = port if port and _is_free(port) else free_port()
             text = CONFIG.format(port=self._port, password=self._password)
             _write_private(self.directory / "redis.conf", text)
         except OSError as exc:
@@ -190,7 +190,12 @@ def _version(path: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on, outside the range of outgoing connections.
+
+    Raises:
+        ConfigError: There is none.
+    """
     for port in random.sample(PORTS, PORT_TRIES):
         if _is_free(port):
             return port

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -51,16 +51,24 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 QUOTING_LIBRARIES = re.compile(r"[/\\](pydicom|pynetdicom)[/\\]")
 
 
-def configure_logging(level: str = "info", fmt: Literal["json", "console"] = "json") -> None:
+def configure_logging(
+    level: str = "info",
+    fmt: Literal["json", "console"] = "json",
+    stream: TextIO | None = None,
+) -> None:
     """Send this process's log lines, and those of every library, to stderr.
 
     Args:
         level: Least severe line written: debug, info, warn, warning or error.
-        fmt: `json` (one object per line) or `console` (coloured when stderr is a terminal).
+        fmt: `json` (one object per line) or `console` (coloured on a terminal).
+        stream: Instead of stderr.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    target = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_shared(), processors=_rendering(fmt))
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(), processors=_rendering(fmt, is_terminal=target.isatty())
+        )
     )
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -104,14 +112,14 @@ def _shared() -> list[Processor]:
     ]
 
 
-def _rendering(fmt: str) -> list[Processor]:
+def _rendering(fmt: str, *, is_terminal: bool) -> list[Processor]:
     # Tracebacks as plain text: the rich and the dict forms print local variables, data sets too.
     ending: list[Processor]
     if fmt == "console":
         ending = [
             _printable,
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
             ),
         ]
     else:

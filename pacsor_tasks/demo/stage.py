@@ -1,0 +1,126 @@
+"""What the demo runs: three kinds of simulated peers, and a gateway that knows only them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pacsor_tasks.child_process import ProcessSpec
+from pacsor_tasks.embedded_redis import free_port
+from pacsor_tasks.environment import ALIASES, IGNORED, LEGACY, NUMBERED, REMOVED
+from pacsor_tasks.settings import Settings, load
+from pacsor_tasks.supervisor import python_module
+
+TOKEN = "demo-token"  # noqa: S105 - the simulator's own, on loopback
+PORTS = (
+    "PORT", "ADMIN_PORT", "FLOWER_PORT", "API", "PACS_PORT", "PACS_PORT_2", "RIS_HOST_PORT",
+)  # fmt: skip
+PACS = {"storescu": "PACS", "storescu-2": "ARCHIVE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A directory, the settings of the gateway in it, and the peers around it."""
+
+    directory: Path
+    environment: Mapping[str, str]
+    settings: Settings
+
+    @property
+    def journals(self) -> dict[str, Path]:
+        """What each peer says it received, by destination; the AI service is `api`."""
+        return {n: self.directory / "journals" / f"{n}.jsonl" for n in ("api", *PACS, "hl7")}
+
+    @property
+    def log(self) -> Path:
+        """Every line of every process."""
+        return self.directory / "gateway.log"
+
+    def simulators(self) -> list[ProcessSpec]:
+        """The peers, each a process of its own."""
+        api = self.settings.API_URL.rsplit(":", 1)[1]
+        specs = [self._simulator("api", "milvue", api, "--token", TOKEN)]
+        for name, pacs in self.settings.storescu.items():
+            specs.append(self._simulator(name, "pacs", str(pacs.port), "--aet", pacs.called_aet))
+        ris = self.settings.ris["hl7"]
+        return [*specs, self._simulator("hl7", "ris", str(ris.port))]
+
+    def _simulator(self, name: str, kind: str, port: str, *options: str) -> ProcessSpec:
+        journal = self.journals[name]
+        command = python_module("simulators", kind, "--port", port, "--journal", str(journal))
+        return ProcessSpec(
+            name=f"sim-{name}",
+            command=(*command, *options),
+            is_ready=lambda: _accepts(int(port)),
+        )
+
+
+def build_stage(directory: Path) -> Stage:
+    """Choose free ports and write down the settings; starts nothing."""
+    names = (
+        "PORT",
+        "ADMIN_PORT",
+        "FLOWER_PORT",
+        "API",
+        "PACS_PORT",
+        "PACS_PORT_2",
+        "RIS_HOST_PORT",
+    )
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    loopback = "127.0.0.1"
+    environment = _without_settings(os.environ) | {
+        "DATA_DIR": str(directory / "data"),
+        "LOG_FORMAT": "console",
+        "RECEIVER_HOST": loopback,
+        "RECEIVER_PROCESSES": "1",
+        "WORKER_CONCURRENCY": "2",
+        "STUDY_QUIET_SECONDS": "1",
+        "POLL_INTERVAL": "1",
+        "API_URL": f"http://{loopback}:{ports.pop('API')}",
+        "TOKEN": TOKEN,
+        "DESTINATIONS": "storescu,storescu-2,hl7",
+        "PACS_IP": loopback,
+        "PACS_AET": PACS["storescu"],
+        "PACS_IP_2": loopback,
+        "PACS_AET_2": PACS["storescu-2"],
+        "RIS_HOST_IP": loopback,
+        "RECEIVING_APPLICATION": "RIS",
+        "RECEIVING_FACILITY": "DEMO",
+        **{name: str(port) for name, port in ports.items()},
+    }
+    (directory / "journals").mkdir(parents=True)
+    return Stage(directory, environment, load(environment, dotenv=None))
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """A site's own settings must not send the demo's study to the site's peers."""
+    ours = {*Settings.model_fields, *ALIASES, *LEGACY, *REMOVED, *IGNORED}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in ours and not NUMBERED.match(name) and not name.startswith("FLOWER_")
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    """So many different ports: each is held until all are chosen."""
+    with ExitStack() as held:
+        found = []
+        for _ in range(count):
+            port = free_port()
+            server = held.enter_context(socket.socket())
+            server.bind(("127.0.0.1", port))
+            found.append(port)
+        return found
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
