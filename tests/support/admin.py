@@ -16,7 +16,7 @@ from tests.support.ledger_seed import PACS, RIS, Clock, Seed, new_ledger
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Using `httpx` with", category=UserWarning)
-    from fastapi.testclient import TestClient
+    from fastapi.testclient import TestClient as TestClient
 
 TOKEN = "a-token-of-some-length"
 BASE_URL = "http://127.0.0.1:7000"

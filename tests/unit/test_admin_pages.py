@@ -37,7 +37,7 @@ class _Shape(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        self.ids += [given["id"]] if given.get("id") else []
+        self.ids += [value for name, value in attrs if name == "id" and value]
         self.inline += [n for n in given if n.startswith("on") or n == "style"]
         if tag == "style" or (tag == "script" and "src" not in given):
             self.inline.append(tag)
