@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -90,7 +91,8 @@ def _supervisor(stage: Stage, redis: EmbeddedRedis | None, log: BinaryIO) -> Sup
 
 async def _story(stage: Stage, plan: Plan, console: Console, is_up: asyncio.Event) -> bool:
     console.print("starting a gateway and its simulated peers (one AI service, two PACS, one RIS)")
-    await is_up.wait()
+    with console.status("starting") if console.is_terminal else nullcontext():
+        await is_up.wait()
     console.print("\n".join(summary(stage.settings)), markup=False, soft_wrap=True)
     study_uids = await asyncio.to_thread(_send, stage, plan.source, console)
     studies = await _watch(stage, study_uids, plan.timeout_s, console)
@@ -139,7 +141,8 @@ def report(stage: Stage, studies: Mapping[str, Study | None], console: Console) 
         Whether every study reached every destination, by the destinations' own journals.
     """
     table = Table(box=None, title="deliveries", title_justify="left", header_style="bold")
-    for column in ("destination", "state", "sent", "what the destination says", "study"):
+    columns = ["destination", "state", "sent", "what the destination says"]
+    for column in columns if len(studies) == 1 else [*columns, "study"]:
         table.add_column(column, overflow="fold")
     missing: list[str] = []
     for study_uid, study in studies.items():
@@ -165,7 +168,8 @@ def _report_study(stage: Stage, study_uid: str, study: Study | None, table: Tabl
     for delivery in run["deliveries"]:
         said = is_received(stage.journals, study_uid, delivery)
         sent = f"{delivery['sent']}/{delivery['total']}"
-        table.add_row(delivery["destination"], delivery["state"], sent, said, study_uid)
+        cells = [delivery["destination"], delivery["state"], sent, said, study_uid]
+        table.add_row(*cells[: len(table.columns)])
         if delivery["state"] == "delivered" and said:
             wanted.discard(delivery["destination"])
         else:
