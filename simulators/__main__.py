@@ -56,9 +56,7 @@ def main() -> None:
 
 @main.command()
 @common
-@click.option(
-    "--token", multiple=True, envvar="SIMULATOR_TOKEN", help="Accepted API key; repeatable"
-)
+@click.option("--token", multiple=True, help="Accepted API key; else SIMULATOR_TOKEN; else any")
 @click.option("--storage-port", default=0, help="Port of the signed URLs; 0 for a free one")
 @click.option("--running-times", default=1, show_default=True, help="Polls answered `running`")
 def milvue(token: tuple[str, ...], storage_port: int, running_times: int, **options: Any) -> None:
@@ -68,7 +66,8 @@ def milvue(token: tuple[str, ...], storage_port: int, running_times: int, **opti
     def make() -> MilvueSimulator:
         initial = {"running_times": running_times} | parse_settings(options["settings"])
         return MilvueSimulator(
-            token=token or None,
+            # not click's envvar, which would split a key at its blanks
+            token=token or os.environ.get("SIMULATOR_TOKEN") or None,
             host=options["host"],
             port=options["port"],
             storage_port=storage_port,

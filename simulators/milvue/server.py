@@ -109,7 +109,7 @@ class MilvueSimulator:
         Raises:
             PeerUnavailable: A port is taken.
         """
-        sockets = [_listen(self._host, port) for port in self._ports]
+        sockets = _listen(self._host, self._ports)
         self._ports = [int(listener.getsockname()[1]) for listener in sockets]
         self._folder = Path(tempfile.mkdtemp(prefix="milvue-simulator-"))
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="milvue-simulator")
@@ -177,11 +177,16 @@ class MilvueSimulator:
         )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), backlog=128)
-    except OSError as exc:
-        raise PeerUnavailable(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+def _listen(host: str, ports: list[int]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    for port in ports:
+        try:
+            sockets.append(socket.create_server((host, port), backlog=128))
+        except OSError as exc:
+            for opened in sockets:
+                opened.close()
+            raise PeerUnavailable(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+    return sockets
 
 
 def _reachable(host: str) -> str:
