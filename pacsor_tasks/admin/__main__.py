@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import redis
 import structlog
 
 from pacsor_tasks import operations, wiring
@@ -75,13 +76,14 @@ def _health(settings: Settings, ports: Ports) -> Health:
             "ledger": Probe(partial(probes.ledger, ports.ledger.ping), ttl_s=1),
             "redis": Probe(partial(probes.broker, client), ttl_s=1),
             "disk": Probe(partial(probes.disk, settings.spool_dir), ttl_s=1),
-            "workers": Probe(partial(probes.workers, _ping), ttl_s=5, stale_s=10),
+            "workers": Probe(partial(probes.workers, partial(_ping, client)), ttl_s=5, stale_s=10),
             "receiver": Probe(partial(probes.receiver, host, port), ttl_s=5),
         }
     )
 
 
-def _ping(timeout_s: float) -> list[object]:
+def _ping(client: redis.Redis, timeout_s: float) -> list[object]:
+    client.ping()  # fails at once where Celery would try again and again
     return list(celery.control.ping(timeout=timeout_s) or ())
 
 
