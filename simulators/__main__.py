@@ -165,21 +165,16 @@ def run(
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """`NAME=VALUE` pairs as switches; a value that is JSON is taken as such.
+    """`NAME=VALUE` pairs as switches; their types turn the text into numbers and lists.
 
     Raises:
         ConfigError: A pair without an equals sign.
     """
-    values: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
+    pairs = [setting.partition("=") for setting in settings]
+    for name, equals, _ in pairs:
         if not equals:
-            raise ConfigError(f"--set {setting}: write NAME=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
+            raise ConfigError(f"--set {name}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread, dcmwrite
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -129,12 +130,14 @@ def report(source: Received, command: str, lines: list[str], wrong: Wrong) -> Bo
 def _derived(source: Received, command: str, kind: str, wrong: Wrong) -> Dataset:
     """A data set with the patient and study of the source, as its very bytes, and a new series."""
     dataset = Dataset()
-    dataset.set_original_encoding(False, True, "iso8859")
     values = source.copied | _wrong_values(source, wrong)
     for tag in COPIED:
         value = values.get(tag, b"")
         if value or tag != CHARSET:
             dataset[tag] = _raw_element(tag, value, (False, True))
+    # what is declared as read in this encoding is written as it is, not decoded and encoded again
+    charset = dataset.get("SpecificCharacterSet") or "iso8859"
+    dataset.set_original_encoding(False, True, convert_encodings(charset))
     dataset.SeriesInstanceUID = result_uid(source.study_uid, command, kind)
     dataset.SeriesNumber = SERIES_NUMBER[kind]
     dataset.SeriesDescription = f"{command} {kind}"

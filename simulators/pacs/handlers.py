@@ -102,14 +102,13 @@ class Handlers:
             (evt.EVT_C_ECHO, self._echo),
         ]
 
-    def drop_all(self) -> list[Association]:
-        """Release whoever is kept waiting and cut every connection; the associations it hits."""
+    def drop_all(self) -> None:
+        """Release whoever is kept waiting and cut every connection."""
         self._stop.set()
         with self._lock:
             associations = list(self._open)
         for association in associations:
             self._drop(association)
-        return associations
 
     def _opened(self, event: DicomEvent) -> None:
         wrapper = cast(AssociationSocket, event.assoc.dul.socket)

@@ -113,8 +113,12 @@ class PacsSimulator:
             socketserver.BaseServer.shutdown(self._server)
             self._server.server_close()
             self._thread.join()
-            for association in self._handlers.drop_all():
+            # those that just ended are still winding down: they are waited for as well
+            associations = self._server.active_associations
+            self._handlers.drop_all()
+            for association in associations:
                 association.join(JOIN_TIMEOUT_S)
+                association.dul.join(JOIN_TIMEOUT_S)
         self.journal.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
