@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,19 @@ def embedded_redis(settings: Settings) -> Iterator[EmbeddedRedis | None]:
         redis.withdraw()
 
 
+def scratch_environment(settings: Settings) -> dict[str, str]:
+    """Temporary files under DATA_DIR, emptied at every start, unless TMPDIR says otherwise.
+
+    A worker that is ended leaves a directory behind each time, and /tmp may be memory.
+    """
+    if "TMPDIR" in os.environ:
+        return {}
+    scratch = settings.DATA_DIR.absolute() / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return {"TMPDIR": str(scratch)}
+
+
 def preparation(settings: Settings, redis: EmbeddedRedis | None) -> Callable[[], None]:
     """What happens between the broker's start and that of all others."""
 
@@ -89,4 +104,5 @@ async def _supervise(settings: Settings, redis: EmbeddedRedis | None) -> None:
     def tell() -> None:
         click.echo("\n".join(summary(settings)))
 
-    await Supervisor(specs, sink).run(prepare=preparation(settings, redis), on_ready=tell)
+    supervisor = Supervisor(specs, sink, environ=os.environ | scratch_environment(settings))
+    await supervisor.run(prepare=preparation(settings, redis), on_ready=tell)

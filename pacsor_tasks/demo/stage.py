@@ -74,6 +74,7 @@ def build_stage(directory: Path) -> Stage:
     loopback = "127.0.0.1"
     environment = _without_settings(os.environ) | {
         "DATA_DIR": str(directory / "data"),
+        "TMPDIR": str(directory / "tmp"),
         "LOG_FORMAT": "console",
         "RECEIVER_HOST": loopback,
         "RECEIVER_PROCESSES": "1",
@@ -92,7 +93,8 @@ def build_stage(directory: Path) -> Stage:
         "RECEIVING_FACILITY": "DEMO",
         **{name: str(port) for name, port in ports.items()},
     }
-    (directory / "journals").mkdir(parents=True)
+    for name in ("journals", "tmp"):
+        (directory / name).mkdir(parents=True)
     return Stage(directory, environment, load(environment, dotenv=None))
 
 
