@@ -1,4 +1,4 @@
-"""The words of the system as types: states, steps and the frozen records that travel between modules."""
+"""The words of the system as types: states, steps, and the frozen records between modules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TERMINAL_RUN_STATES = frozenset(
 
 
 class Step(StrEnum):
-    """The steps of a run in order. `deliver` is the wait for its deliveries; `end` is after the last."""
+    """The steps of a run in order. `deliver` waits for its deliveries; `end` is after the last."""
 
     FILTER = "filter"
     UPLOAD = "upload"
@@ -163,12 +163,15 @@ class Run:
     lease_until: float
     due_at: float | None
     waiting_for: str | None
+    #: tries of the present step in a row that did not end well, this one included
     attempts: int
-    #: when the present step was first tried: the retry horizon counts from here
+    #: when the present step began: the retry horizon counts from here, without idle time
     step_since: float
     created_at: float
     finished_at: float | None
     error: str | None
+    #: processes in a row that died at this step
+    losses: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +190,14 @@ class Delivery:
     #: None until the results are there
     due_at: float | None
     waiting_for: str | None
+    #: tries in a row that did not end well, this one included
     attempts: int
+    #: since when it is tried, without idle time
     active_since: float | None
     sent: int
     total: int
     #: HL7: MSH-10, made once and kept over retries
     control_id: str | None
     error: str | None
+    #: processes in a row that died at it
+    losses: int = 0

@@ -6,11 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, update
 
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.runs import OPEN_DELIVERY, WAITING_FOR, WATCH_S
-from pacsor_tasks.ledger.store import Store, insert_missing
+from pacsor_tasks.ledger.runs import (
+    OPEN_DELIVERY,
+    WAITING_FOR,
+    WATCH_S,
+    losses_of,
+    without_idle_time,
+)
+from pacsor_tasks.ledger.store import Store, insert_missing, is_news
 from pacsor_tasks.models import Delivery, DeliveryState, DestinationKind, Result, Run, Step
 
 DELIVERY_COLUMNS = tuple(t.delivery.c[f.name] for f in fields(Delivery))
@@ -72,7 +78,8 @@ class Deliveries(Store):
                 .where(t.run.c.step == Step.FAN_OUT)
                 .values(
                     step=Step.DELIVER, state=Step.DELIVER.state, owner=None, lease_until=0,
-                    attempts=0, step_since=now, due_at=now + WATCH_S, enqueued_at=now,
+                    attempts=0, losses=0, step_since=now,
+                    due_at=now + WATCH_S if totals else now, enqueued_at=now if totals else 0,
                     waiting_for=WAITING_FOR[Step.DELIVER], error=None,
                 )
             )  # fmt: skip
@@ -112,6 +119,8 @@ class Deliveries(Store):
                         owner=owner,
                         lease_until=now + lease_s,
                         attempts=t.delivery.c.attempts + 1,
+                        losses=losses_of(t.delivery),
+                        active_since=without_idle_time(t.delivery.c.active_since, t.delivery, now),
                         waiting_for=None,
                     )
                     .returning(*DELIVERY_COLUMNS)
@@ -134,14 +143,20 @@ class Deliveries(Store):
     def park(
         self, delivery: Delivery, due_at: float, waiting_for: str, error: str | None = None
     ) -> bool:
-        """Give the lease back and say when and for what the delivery waits."""
+        """Give the lease back and say when and for what the delivery waits.
+
+        Without an error nothing went wrong: its failed tries in a row are forgotten.
+        """
         values: dict[str, Any] = {
-            "owner": None, "lease_until": 0, "due_at": due_at, "enqueued_at": 0,
+            "owner": None, "lease_until": 0, "due_at": due_at, "enqueued_at": 0, "losses": 0,
             "waiting_for": waiting_for, "error": error,
         }  # fmt: skip
-        if error is not None:
+        event = None
+        if error is None:
+            values["attempts"] = 0
+        else:
             values["state"] = DeliveryState.RETRYING
-        event = None if error is None else ("delivery.retry", waiting_for)
+            event = ("delivery.retry", waiting_for) if is_news(delivery, error) else None
         return self._commit(delivery, values, event)
 
     def finish(self, delivery: Delivery, state: DeliveryState, message: str) -> bool:
@@ -209,13 +224,10 @@ class Deliveries(Store):
             t.delivery_instance.c.delivery_id == delivery_id,
             t.delivery_instance.c.result_id == result_id,
         )
+        row = {"delivery_id": delivery_id, "result_id": result_id, **values}
         with self.write() as c:
-            if not c.execute(update(t.delivery_instance).where(key).values(**values)).rowcount:
-                c.execute(
-                    insert(t.delivery_instance).values(
-                        delivery_id=delivery_id, result_id=result_id, **values
-                    )
-                )
+            if not c.execute(insert_missing(c, t.delivery_instance).values(**row)).rowcount:
+                c.execute(update(t.delivery_instance).where(key).values(**values))
             sent = (
                 select(func.count())
                 .select_from(t.delivery_instance)
@@ -255,15 +267,36 @@ class Deliveries(Store):
             return {row.name: row.outcome for row in c.execute(query)}
 
     def record_command(
-        self, run_id: str, name: str, outcome: tuple[str, str | None], results: Iterable[NewResult]
-    ) -> None:
-        """Settle one inference command of a run with (outcome, reason) and its results."""
+        self,
+        run_id: str,
+        name: str,
+        outcome: tuple[str, str | None],
+        results: Iterable[NewResult],
+        *,
+        owner: str | None = None,
+    ) -> bool:
+        """Settle one inference command of a run with (outcome, reason) and its results.
+
+        Args:
+            run_id: Of the run.
+            name: Of the command.
+            outcome: What became of it, and why.
+            results: What it returned.
+            owner: Whoever has to hold the run's lease for it; None: nobody.
+
+        Returns:
+            False when the lease was lost or the command is settled: nothing was written.
+        """
         with self.write() as c:
-            c.execute(
+            if owner is not None and not c.execute(_held(run_id, owner)).first():
+                return False
+            settled = c.execute(
                 insert_missing(c, t.command).values(
                     run_id=run_id, name=name, outcome=outcome[0], reason=outcome[1]
                 )
             )
+            if not settled.rowcount:
+                return False
             for result in results:
                 c.execute(
                     insert_missing(c, t.result).values(
@@ -276,6 +309,7 @@ class Deliveries(Store):
                         size_bytes=result.size_bytes,
                     )
                 )
+        return True
 
     def count_results(self, run_id: str) -> int:
         """How many DICOM instances the AI returned for a run."""
@@ -308,6 +342,11 @@ def to_delivery(row: RowMapping) -> Delivery:
     values["state"] = DeliveryState(values["state"])
     values["kind"] = DestinationKind(values["kind"])
     return Delivery(**values)
+
+
+def _held(run_id: str, owner: str) -> Select[tuple[str]]:
+    # Locked, so that nobody takes the lease over between this look and the commit.
+    return select(t.run.c.id).where(t.run.c.id == run_id, t.run.c.owner == owner).with_for_update()
 
 
 def _mine(delivery_id: str, owner: str | None) -> Sequence[ColumnElement[bool]]:

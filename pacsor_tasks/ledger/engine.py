@@ -10,6 +10,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
@@ -18,6 +19,14 @@ from pacsor_tasks.errors import ConfigError
 #: Advisory lock number of a PostgreSQL migration ("pacs" in ASCII).
 MIGRATION_LOCK = 0x70616373
 BUSY_TIMEOUT_S = 30
+#: libpq's own: a server that vanished without a word is noticed in seconds, not in two hours.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 
 def open_engine(url: str) -> Engine:
@@ -25,6 +34,7 @@ def open_engine(url: str) -> Engine:
 
     SQLite: WAL, `synchronous=FULL` (a committed step survives a power cut), every transaction
     BEGIN IMMEDIATE so that two writers queue instead of failing on a lock upgrade.
+    Values stay out of error messages, since they may be a peer's words about a patient.
 
     Raises:
         ConfigError: LEDGER_URL is not a URL of a supported database.
@@ -33,11 +43,13 @@ def open_engine(url: str) -> Engine:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
         if backend == "sqlite":
-            engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+            engine = create_engine(
+                parsed, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S}
+            )
             _tune_sqlite(engine)
         elif backend == "postgresql":
             engine = create_engine(
-                parsed, pool_pre_ping=True, pool_size=5, connect_args={"connect_timeout": 10}
+                parsed, hide_parameters=True, pool_pre_ping=True, connect_args=_POSTGRESQL
             )
         else:
             raise ConfigError(f"LEDGER_URL: {backend!r} is not supported; use sqlite or postgresql")
@@ -64,7 +76,7 @@ def migrate(url: str) -> None:
     except (OperationalError, OSError) as exc:
         reason = getattr(exc, "orig", None) or exc
         raise ConfigError(f"LEDGER_URL: the ledger cannot be opened: {reason}") from exc
-    except SQLAlchemyError as exc:
+    except (SQLAlchemyError, CommandError) as exc:
         raise ConfigError(f"LEDGER_URL: the ledger cannot be migrated: {exc}") from exc
     finally:
         engine.dispose()

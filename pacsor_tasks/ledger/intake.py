@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from pacsor_tasks.errors import NotFound
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.runs import TERMINAL, WAITING_FOR
-from pacsor_tasks.ledger.store import Store, insert_missing
+from pacsor_tasks.ledger.store import Store, insert_missing, lock_study
 from pacsor_tasks.models import DeliveryState, DestinationKind, InstanceOutcome, RunState, Step
 
 
@@ -66,6 +66,7 @@ class Intake(Store):
             The ids of its runs; none when it holds no instance.
         """
         with self.write() as c:
+            lock_study(c, new.study_uid)
             known = c.execute(
                 select(t.revision.c.id).where(t.revision.c.token == new.token)
             ).scalar()
@@ -102,6 +103,7 @@ class Intake(Store):
             NotFound: The study is unknown, or retention removed its pixels.
         """
         with self.write() as c:
+            lock_study(c, study_uid)
             held = (
                 select(t.instance.c.id, t.instance.c.sop_instance_uid, t.instance.c.revision_id)
                 .join(t.revision, t.revision.c.id == t.instance.c.revision_id)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Table, case, exists, or_, select, update
 
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.store import Store
+from pacsor_tasks.ledger.store import Store, insert_missing, is_news
 from pacsor_tasks.models import DeliveryState, Instance, InstanceOutcome, Run, RunState, Step
 
 TERMINAL = tuple(s for s in RunState if s.is_terminal)
 OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
 #: How often a run that waits for its deliveries is looked at, seconds.
 WATCH_S = 30.0
+#: Work that starts later than this was not tried meanwhile: the gateway was off, or swamped.
+IDLE_S = 300.0
 
 WAITING_FOR = {
     Step.FILTER: "a worker to apply the filters",
@@ -69,6 +71,8 @@ class Runs(Store):
                         owner=owner,
                         lease_until=now + lease_s,
                         attempts=t.run.c.attempts + 1,
+                        losses=losses_of(t.run),
+                        step_since=without_idle_time(t.run.c.step_since, t.run, now),
                         state=step.state,
                         waiting_for=None,
                     )
@@ -112,8 +116,9 @@ class Runs(Store):
                     owner=None,
                     lease_until=0,
                     attempts=0,
+                    losses=0,
                     step_since=now,
-                    due_at=None if is_end else now + (WATCH_S if to is Step.DELIVER else 0),
+                    due_at=None if is_end else now,
                     enqueued_at=now,
                     waiting_for=WAITING_FOR.get(to),
                     finished_at=now if is_end else None,
@@ -127,21 +132,19 @@ class Runs(Store):
         return done.rowcount == 1
 
     def park(self, run: Run, due_at: float, waiting_for: str, error: str | None = None) -> bool:
-        """Give the lease back and say when and for what the run waits. False: lease was lost."""
+        """Give the lease back and say when and for what the run waits. False: lease was lost.
+
+        Without an error the run is well: its failed tries in a row are forgotten.
+        """
+        values: dict[str, object] = {
+            "owner": None, "lease_until": 0, "due_at": due_at, "enqueued_at": 0, "losses": 0,
+            "waiting_for": waiting_for, "error": error,
+        }  # fmt: skip
+        if error is None:
+            values["attempts"] = 0
         with self.write() as c:
-            done = c.execute(
-                update(t.run)
-                .where(*_mine(run.id, run.owner))
-                .values(
-                    owner=None,
-                    lease_until=0,
-                    due_at=due_at,
-                    enqueued_at=0,
-                    waiting_for=waiting_for,
-                    error=error,
-                )
-            )
-            if done.rowcount and error is not None:
+            done = c.execute(update(t.run).where(*_mine(run.id, run.owner)).values(**values))
+            if done.rowcount and error is not None and is_news(run, error):
                 self.add_event(
                     c, study_uid=run.study_uid, run_id=run.id, kind=f"{run.step}.retry",
                     message=waiting_for,
@@ -187,17 +190,18 @@ class Runs(Store):
             True when this call moved it to cleanup, for the one caller that finds itself last.
         """
         now = self.clock()
-        at_deliver = and_(
-            t.run.c.id == run_id,
-            t.run.c.step == Step.DELIVER,
-            t.run.c.state.not_in(TERMINAL),
-            ~exists().where(t.delivery.c.run_id == run_id, t.delivery.c.state.in_(OPEN_DELIVERY)),
-        )
-        quarantined = select(t.delivery.c.destination).where(
-            t.delivery.c.run_id == run_id, t.delivery.c.state == DeliveryState.QUARANTINED
+        at_deliver = (
+            t.run.c.id == run_id, t.run.c.step == Step.DELIVER, t.run.c.state.not_in(TERMINAL),
+        )  # fmt: skip
+        every = select(t.delivery.c.destination, t.delivery.c.state).where(
+            t.delivery.c.run_id == run_id
         )
         with self.write() as c:
-            names = sorted(c.execute(quarantined).scalars())
+            # One look at all of them: a second one could see what ended in between.
+            found = c.execute(every).all()
+            if any(delivery.state in OPEN_DELIVERY for delivery in found):
+                return False
+            names = sorted(d.destination for d in found if d.state == DeliveryState.QUARANTINED)
             if names:
                 reason = f"quarantined: {', '.join(names)}; the results are kept"
                 values = _ended(RunState.FAILED, reason, now)
@@ -207,7 +211,7 @@ class Runs(Store):
                     "enqueued_at": now, "waiting_for": WAITING_FOR[Step.CLEANUP],
                 }  # fmt: skip
             row = c.execute(
-                update(t.run).where(at_deliver).values(**values).returning(t.run.c.study_uid)
+                update(t.run).where(*at_deliver).values(**values).returning(t.run.c.study_uid)
             ).first()
             if row is not None and names:
                 self.add_event(
@@ -215,13 +219,20 @@ class Runs(Store):
                 )
         return row is not None and not names
 
-    def watch(self, run_id: str) -> None:
-        """Put off the next look at a run that waits for its deliveries."""
+    def watch(self) -> None:
+        """Put off the next look at all runs that rightly wait for their deliveries.
+
+        What stays due at this step has none open: whoever ended the last one died before `settle`.
+        """
+        now = self.clock()
+        is_open = exists().where(
+            t.delivery.c.run_id == t.run.c.id, t.delivery.c.state.in_(OPEN_DELIVERY)
+        )
         with self.write() as c:
             c.execute(
                 update(t.run)
-                .where(t.run.c.id == run_id, t.run.c.step == Step.DELIVER)
-                .values(due_at=self.clock() + WATCH_S)
+                .where(t.run.c.due_at <= now, t.run.c.step == Step.DELIVER, is_open)
+                .values(due_at=now + WATCH_S)
             )
 
     def due(self, *, stale_s: float, limit: int) -> list[Due]:
@@ -292,14 +303,12 @@ class Runs(Store):
         with self.write() as c:
             for instance in instances:
                 key = {"core": run.core, "sop_instance_uid": instance.sop_instance_uid}
-                done = c.execute(
-                    update(t.upload)
-                    .where(*(t.upload.c[k] == v for k, v in key.items()))
-                    .values(run_id=run.id, uploaded_at=self.clock())
-                )
-                if not done.rowcount:
+                values = {"run_id": run.id, "uploaded_at": self.clock()}
+                if not c.execute(insert_missing(c, t.upload).values(**key, **values)).rowcount:
                     c.execute(
-                        insert(t.upload).values(**key, run_id=run.id, uploaded_at=self.clock())
+                        update(t.upload)
+                        .where(*(t.upload.c[k] == v for k, v in key.items()))
+                        .values(**values)
                     )
                 c.execute(
                     update(t.run_instance)
@@ -345,6 +354,18 @@ def to_run(row: RowMapping) -> Run:
 
 def _mine(run_id: str, owner: str | None) -> tuple[ColumnElement[bool], ...]:
     return (t.run.c.id == run_id, t.run.c.owner == owner, t.run.c.state.not_in(TERMINAL))
+
+
+def losses_of(table: Table) -> ColumnElement[int]:
+    """One more when the former holder never gave its lease back: its process died."""
+    return case((table.c.owner.is_not(None), table.c.losses + 1), else_=table.c.losses)
+
+
+def without_idle_time(
+    since: ColumnElement[float], table: Table, now: float
+) -> ColumnElement[float]:
+    """The horizon counts the time in which it was tried, not that in which the gateway was off."""
+    return case((table.c.due_at < now - IDLE_S, since + (now - table.c.due_at)), else_=since)
 
 
 def _ended(state: RunState, reason: str, now: float) -> dict[str, object]:

@@ -94,6 +94,8 @@ run = Table(
     Column("due_at", Double),
     Column("waiting_for", Text),
     Column("attempts", Integer, nullable=False),
+    #: processes in a row that died while they held the lease
+    Column("losses", Integer, nullable=False, server_default="0"),
     Column("step_since", Double, nullable=False),
     #: when a message for the present step was last published; 0: the sweep has to
     Column("enqueued_at", Double, nullable=False),
@@ -166,6 +168,7 @@ delivery = Table(
     Column("due_at", Double),
     Column("waiting_for", Text),
     Column("attempts", Integer, nullable=False),
+    Column("losses", Integer, nullable=False, server_default="0"),
     Column("active_since", Double),
     Column("enqueued_at", Double, nullable=False),
     Column("finished_at", Double),

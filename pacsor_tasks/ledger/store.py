@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, insert, text, update
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.models import Delivery, Run
 
 Clock = Callable[[], float]
+
+#: First half of the advisory lock of a study, so that no other lock of ours can meet it.
+STUDY_LOCK = 0x73747564
 
 
 class Store:
@@ -37,7 +42,7 @@ class Store:
         try:
             with self.engine.begin() as connection:
                 yield connection
-        except DBAPIError as exc:
+        except (DBAPIError, PoolTimeout) as exc:
             raise _translated(exc) from exc
 
     @contextmanager
@@ -50,7 +55,7 @@ class Store:
         try:
             with self.engine.connect().execution_options(read_only=True) as connection:
                 yield connection
-        except DBAPIError as exc:
+        except (DBAPIError, PoolTimeout) as exc:
             raise _translated(exc) from exc
 
     def ping(self) -> None:
@@ -101,6 +106,29 @@ def insert_missing(connection: Connection, table: Any) -> Any:
     return sqlite_insert(table).on_conflict_do_nothing()
 
 
-def _translated(exc: DBAPIError) -> PeerUnavailable:
-    # Only the driver's sentence: str(exc) would carry the statement and its parameters.
-    return PeerUnavailable(f"ledger: {type(exc.orig).__name__}: {exc.orig}")
+def is_news(work: Run | Delivery, error: str) -> bool:
+    """Whether a failed try is worth a line of the timeline: a new reason, or a round number.
+
+    Three days of tries at a peer that is away would else be two thousand lines of each delivery.
+    """
+    return error != work.error or work.attempts & (work.attempts - 1) == 0
+
+
+def lock_study(connection: Connection, study_uid: str) -> None:
+    """Until the transaction ends, nobody else adds a revision or a run to the study or removes one.
+
+    To be taken before anything else is read. On SQLite every writing transaction is alone anyway;
+    on PostgreSQL a statement sees what was committed a moment ago, so that two that first look and
+    then write would both find that nobody was there. Advisory, since a lock on the study's row
+    would be taken in the opposite order by those who end a step.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(STUDY_LOCK, func.hashtext(study_uid))))
+
+
+def _translated(exc: DBAPIError | PoolTimeout) -> PeerUnavailable:
+    if isinstance(exc, PoolTimeout):
+        return PeerUnavailable("ledger: no connection is free")
+    # Only the driver's first line: what follows, and str(exc), quote the values written.
+    said = str(exc.orig).partition("\n")[0]
+    return PeerUnavailable(f"ledger: {type(exc.orig).__name__}: {said}")
