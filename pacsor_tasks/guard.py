@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 #: A crashed worker's work is taken over after so long, seconds.
 LEASE_S = 12.0
 RENEW_S = 3.0
+#: So many processes in a row that died at the same work: it is what kills them.
+MAX_LOSSES = 10
 
 T = TypeVar("T")
 RunAction = Callable[[Run], Advance | Wait | End | Moved]
@@ -59,6 +62,7 @@ def run_step(
         _renewing(lambda: ledger.runs.renew(run_id, owner, LEASE_S)),
     ):
         outcome = _attempt(
+            claimed,
             lambda: action(claimed),
             lambda error: _run_failure(policy, claimed, error, ledger.clock()),
         )
@@ -82,6 +86,7 @@ def deliver(ledger: Ledger, policy: RetryPolicy, delivery_id: str, action: Deliv
         _renewing(lambda: ledger.deliveries.renew(delivery_id, owner, LEASE_S)),
     ):
         outcome = _attempt(
+            claimed,
             lambda: action(claimed),
             lambda error: _delivery_failure(policy, claimed, error, ledger.clock()),
         )
@@ -115,7 +120,13 @@ class Failure:
         self.delay_s = delay_s
 
 
-def _attempt(action: Callable[[], T], failed: Callable[[PacsorError], Failure]) -> T | Failure:
+def _attempt(
+    work: Run | Delivery, action: Callable[[], T], failed: Callable[[PacsorError], Failure]
+) -> T | Failure:
+    if work.losses >= MAX_LOSSES:
+        log.error("step.deadly", losses=work.losses)
+        died = f"{work.losses} processes in a row died at it: see the worker's log"
+        return Failure(died, is_over=True, delay_s=0)
     try:
         return action()
     except PacsorError as exc:
@@ -126,9 +137,13 @@ def _attempt(action: Callable[[], T], failed: Callable[[PacsorError], Failure]) 
         # What was done is in the ledger, so the next try resumes behind it.
         log.warning("step.time_limit")
         return failed(Retryable("the task's time limit; resumes where it stopped", 1.0))
-    except Exception as exc:
-        log.exception("step.bug")
-        return failed(Retryable(f"internal error {type(exc).__name__}: see the worker's log"))
+    except Exception as exc:  # noqa: BLE001 - logged below, and the work is tried again
+        # Where, but not the exception's own words: a library's may quote the value it choked on.
+        where = traceback.format_tb(exc.__traceback__)
+        log.error("step.bug", error_type=type(exc).__name__, where=where)  # noqa: TRY400
+        reason = f" ({exc.strerror})" if isinstance(exc, OSError) else ""
+        what = f"internal error {type(exc).__name__}{reason}: see the worker's log"
+        return failed(Retryable(what))
 
 
 def _run_failure(policy: RetryPolicy, run: Run, error: PacsorError, now: float) -> Failure:

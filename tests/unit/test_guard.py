@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import structlog
 
 from pacsor_tasks import guard
 from pacsor_tasks.errors import ConfigError, PeerUnavailable, Rejected
@@ -94,11 +95,92 @@ def test_beyond_the_horizon_the_run_fails_and_says_how_often_it_was_tried(
     sqlite_ledger: Ledger, clock: Clock
 ):
     run = add_run(sqlite_ledger)
-    clock.tick(1001)
-    step(sqlite_ledger, run, raising(PeerUnavailable("API: timeout")))
+    for _ in range(5):
+        clock.tick(250)
+        step(sqlite_ledger, run, raising(PeerUnavailable("API: timeout", 200)))
     ended = existing(sqlite_ledger, run.id)
     assert ended.state is RunState.FAILED
-    assert ended.error == "filter: API: timeout (given up after 1 tries in 1001 s)"
+    assert ended.error == "filter: API: timeout (given up after 4 tries in 1000 s)"
+
+
+def test_the_time_in_which_the_gateway_was_off_does_not_count_for_the_horizon(
+    sqlite_ledger: Ledger, clock: Clock
+):
+    run = add_run(sqlite_ledger)
+    step(sqlite_ledger, run, raising(PeerUnavailable("API: timeout")))
+    clock.tick(400_000)
+    step(sqlite_ledger, run, raising(PeerUnavailable("API: timeout")))
+    assert existing(sqlite_ledger, run.id).state is RunState.FILTERING
+    delivered = bring_to(sqlite_ledger, add_run(sqlite_ledger, "t2"), Step.DELIVER)
+    delivery_id = f"{delivered.id}:hl7"
+    deliver(sqlite_ledger, delivery_id, raising(PeerUnavailable("refused")))
+    clock.tick(400_000)
+    deliver(sqlite_ledger, delivery_id, raising(PeerUnavailable("refused")))
+    found = sqlite_ledger.deliveries.get(delivery_id)
+    assert found is not None
+    assert found.state is DeliveryState.RETRYING
+
+
+def test_what_kills_every_worker_that_takes_it_is_stopped(sqlite_ledger: Ledger, clock: Clock):
+    run = add_run(sqlite_ledger)
+    for died in range(guard.MAX_LOSSES + 1):
+        assert sqlite_ledger.runs.claim(run.id, Step.FILTER, f"w{died}", 10) is not None
+        clock.tick(11)
+    assert not step(sqlite_ledger, run, raising(AssertionError("not once more")))
+    ended = existing(sqlite_ledger, run.id)
+    assert ended.state is RunState.FAILED
+    assert "processes in a row died at it" in (ended.error or "")
+
+
+def test_a_worker_that_dies_now_and_then_is_not_held_against_the_run(
+    sqlite_ledger: Ledger, clock: Clock
+):
+    run = add_run(sqlite_ledger)
+    for died in range(3 * guard.MAX_LOSSES):
+        assert sqlite_ledger.runs.claim(run.id, Step.FILTER, f"w{died}", 10) is not None
+        clock.tick(11)
+        assert not step(sqlite_ledger, run, lambda _: Wait(1, "something"))
+        clock.tick(2)
+    assert existing(sqlite_ledger, run.id).losses == 0
+
+
+def test_waits_do_not_count_as_failed_tries(sqlite_ledger: Ledger, clock: Clock):
+    run = bring_to(sqlite_ledger, add_run(sqlite_ledger), Step.POLL)
+    for _ in range(40):
+        step(sqlite_ledger, run, lambda _: Wait(1, "the prediction"), Step.POLL)
+        clock.tick(2)
+    step(sqlite_ledger, run, raising(PeerUnavailable("503")), Step.POLL)
+    parked = existing(sqlite_ledger, run.id)
+    assert parked.attempts == 1
+    assert (parked.due_at or 0) - clock() <= POLICY.base_s * 2  # the first backoff, not the cap
+
+
+def test_three_days_of_the_same_failure_are_a_few_lines_of_the_timeline(
+    sqlite_ledger: Ledger, clock: Clock
+):
+    run = add_run(sqlite_ledger)
+    policy = RetryPolicy(horizon_s=1e9)
+    for _ in range(500):
+        guard.run_step(
+            sqlite_ledger, policy, run.id, Step.FILTER, raising(PeerUnavailable("refused"))
+        )
+        clock.tick(301)
+    guard.run_step(sqlite_ledger, policy, run.id, Step.FILTER, raising(PeerUnavailable("reset")))
+    detail = sqlite_ledger.studies.detail(run.study_uid)
+    assert detail is not None
+    said = [e["message"] for e in detail["events"] if e["kind"] == "filter.retry"]
+    assert said == ["refused"] * 9 + ["reset"]  # tries 1, 2, 4, … 256, and what was new
+
+
+def test_a_librarys_words_about_a_value_are_not_logged(sqlite_ledger: Ledger):
+    run = add_run(sqlite_ledger)
+    with structlog.testing.capture_logs() as logs:
+        step(sqlite_ledger, run, lambda _: Advance((float("^".join(["DOE", "JOHN"])), "")))  # type: ignore[arg-type]
+    (line,) = [entry for entry in logs if entry["event"] == "step.bug"]
+    assert line["error_type"] == "ValueError"
+    assert any("test_guard.py" in frame for frame in line["where"])
+    assert "DOE^JOHN" not in repr(logs)
+    assert "DOE^JOHN" not in (existing(sqlite_ledger, run.id).error or "")
 
 
 def test_waiting_is_a_due_time_and_no_error(sqlite_ledger: Ledger, clock: Clock):
