@@ -69,12 +69,12 @@ task_default_queue = "transfer"
 task_queues = [Queue(name) for name in ("ingest", "transfer", "deliver", "control")]
 task_routes = {
     "pacsor.ingest": {"queue": "ingest"},
+    # "pacsor.retention" takes minutes: it goes with the transfers, by default.
     "pacsor.store": {"queue": "deliver"},
     "pacsor.hl7": {"queue": "deliver"},
     # Its own small worker: a backlog cannot starve recovery.
     "pacsor.reconcile": {"queue": "control"},
     "pacsor.relaunch": {"queue": "control"},
-    "pacsor.retention": {"queue": "control"},
 }
 
 worker_prefetch_multiplier = 1  # the backlog stays in Redis

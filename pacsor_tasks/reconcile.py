@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
 from pacsor_tasks import pipeline
-from pacsor_tasks.errors import PeerUnavailable
-from pacsor_tasks.ledger.runs import Due
+from pacsor_tasks.errors import PeerUnavailable, Permanent
 from pacsor_tasks.models import Step
 from pacsor_tasks.ports import Ports
 
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 POLL_BATCH = 50
 #: At most so many launches per sweep and kind.
 LIMIT = 500
+#: Revisions looked up in one query.
+LOOKUP = 500
 #: With more messages than this in a queue a late one counts as queued, not as lost.
 CROWDED = 100
 
@@ -61,10 +64,12 @@ def recover_ready(ports: Ports) -> int:
         How many were enqueued.
     """
     found = 0
-    for study_uid, token in ports.spool.all_ready():
-        if not ports.ledger.intake.knows(token):
-            _ingest(study_uid, token, ports)
-            found += 1
+    ready = ports.spool.all_ready()
+    while revisions := list(islice(ready, LOOKUP)):
+        known = ports.ledger.retention.tokens([token for _, token in revisions])
+        for study_uid, token in revisions:
+            if token not in known:
+                found += _ingest(study_uid, token, ports)
     return found
 
 
@@ -74,28 +79,41 @@ def _outbox(ports: Ports, swept: Swept) -> None:
     for study_uid, token in ports.spool.outbox():
         if ports.ledger.intake.knows(token):
             ports.spool.acknowledge(token)
-        elif _age_s(token, ports) > ports.stale_s:
-            _ingest(study_uid, token, ports)
-            swept.ingests += 1
+        elif _is_stale(token, ports):
+            swept.ingests += _ingest(study_uid, token, ports)
 
 
-def _age_s(token: str, ports: Ports) -> float:
+def _is_stale(token: str, ports: Ports) -> bool:
+    """Whether the entry's last message is too old to be under way; if so it is dated anew."""
+    entry, now = ports.spool.path(f"outbox/{token}"), ports.ledger.clock()
     try:
-        return ports.ledger.clock() - ports.spool.path(f"outbox/{token}").stat().st_mtime
+        if now - entry.stat().st_mtime <= ports.stale_s:
+            return False
+        # Else one that cannot be ingested, or not so fast, would be enqueued by every sweep.
+        os.utime(entry, (now, now))
     except FileNotFoundError:
-        return 0.0  # acknowledged a moment ago
+        return False  # acknowledged a moment ago
+    return True
 
 
-def _ingest(study_uid: str, token: str, ports: Ports) -> None:
-    pipeline.enqueue_ingest(study_uid, ports.spool.instance_paths(study_uid, token))
+def _ingest(study_uid: str, token: str, ports: Ports) -> bool:
+    try:
+        paths = ports.spool.instance_paths(study_uid, token)
+    except Permanent:
+        return False  # removed a moment ago
+    pipeline.enqueue_ingest(study_uid, paths)
+    return True
 
 
 def _runs(ports: Ports, swept: Swept) -> None:
+    ports.ledger.runs.watch()
     due = ports.ledger.runs.due(stale_s=_stale(ports, "transfer"), limit=LIMIT)
     polls: list[str] = []
     for run in due:
         if run.step is Step.DELIVER:
-            _watch(run, ports)
+            # The worker that ended the last delivery died before it moved the run on.
+            if ports.ledger.runs.settle(run.run_id):
+                pipeline.launch(run.run_id, Step.CLEANUP, ())
         elif not ports.ledger.runs.mark_enqueued(run):
             continue
         elif run.step is Step.POLL:
@@ -106,14 +124,6 @@ def _runs(ports: Ports, swept: Swept) -> None:
     for start in range(0, len(polls), POLL_BATCH):
         pipeline.launch_polls(polls[start : start + POLL_BATCH])
     swept.polls = len(polls)
-
-
-def _watch(run: Due, ports: Ports) -> None:
-    # The worker that ended the last delivery died before it moved the run on.
-    if ports.ledger.runs.settle(run.run_id):
-        pipeline.launch(run.run_id, Step.CLEANUP, ())
-    else:
-        ports.ledger.runs.watch(run.run_id)
 
 
 def _deliveries(ports: Ports, swept: Swept) -> None:

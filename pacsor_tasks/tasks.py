@@ -6,15 +6,25 @@ run id, of a delivery's the delivery id; patient data is never one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from celery.exceptions import Ignore
 from celery.signals import beat_init, setup_logging, worker_init, worker_process_shutdown
 
-from pacsor_tasks import guard, heartbeat, observability, operations, pipeline, reconcile, wiring
+from pacsor_tasks import (
+    guard,
+    heartbeat,
+    observability,
+    operations,
+    pipeline,
+    polling,
+    reconcile,
+    wiring,
+)
 from pacsor_tasks.app import app
-from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.errors import ConfigError, PeerUnavailable
 from pacsor_tasks.ledger import migrate
 from pacsor_tasks.models import Delivery, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
@@ -41,7 +51,8 @@ DeliveryStep = Callable[[Delivery, Ports], Wait | Ended]
 def ingest(study_uid: str, paths: Sequence[str]) -> None:
     """Record a stable study's instances and launch one run per core."""
     ports = wiring.ports()
-    operations.launch_all(ingest_step(study_uid, paths, ports), ports)
+    with _deferred():
+        operations.launch_all(ingest_step(study_uid, paths, ports), ports)
 
 
 @app.task(name="pacsor.filter")
@@ -95,22 +106,15 @@ def cleanup(run_id: str) -> None:
 @app.task(name="pacsor.poll_due")
 def poll_due(run_ids: Sequence[str]) -> None:
     """Ask for many predictions on one connection, and launch the rest of those that are ready."""
-    ports = wiring.ports()
-    for run_id in run_ids:
-        if guard.run_step(
-            ports.ledger, ports.retry, run_id, Step.POLL, lambda run: poll_step(run, ports)
-        ):
-            deliveries = ports.ledger.deliveries.of_run(run_id)
-            pipeline.launch(run_id, Step.DOWNLOAD, deliveries)
+    with _deferred():
+        polling.poll_all(run_ids, wiring.ports())
 
 
 @app.task(name="pacsor.reconcile")
 def sweep() -> None:
     """Launch what is due, orphaned or was never enqueued."""
-    try:
+    with _deferred():
         reconcile.reconcile(wiring.ports())
-    except PeerUnavailable as exc:
-        log.warning("reconcile.skipped", error=str(exc))
 
 
 @app.task(name="pacsor.relaunch")
@@ -123,20 +127,35 @@ def relaunch(study_uid: str) -> None:
 def retention() -> None:
     """Remove the pixels of old finished studies, and enqueue what the ledger does not know."""
     ports = wiring.ports()
-    reconcile.recover_ready(ports)
-    log.info("retention.applied", removed=apply_retention(ports))
+    with _deferred():
+        recovered = reconcile.recover_ready(ports)
+        log.info("retention.applied", removed=apply_retention(ports), recovered=recovered)
 
 
 def _run(run_id: str, step: Step, action: RunStep) -> None:
-    ports = wiring.ports()
-    if not guard.run_step(ports.ledger, ports.retry, run_id, step, lambda run: action(run, ports)):
+    ports, goes_on = wiring.ports(), False
+    with _deferred():
+        goes_on = guard.run_step(
+            ports.ledger, ports.retry, run_id, step, lambda run: action(run, ports)
+        )
+    if not goes_on:
         raise Ignore  # this copy of the chain ends; the ledger knows what comes next
 
 
 def _deliver(delivery_id: str, action: DeliveryStep) -> None:
     ports = wiring.ports()
-    if guard.deliver(ports.ledger, ports.retry, delivery_id, lambda d: action(d, ports)):
-        pipeline.launch(delivery_id.partition(":")[0], Step.CLEANUP, ())
+    with _deferred():
+        if guard.deliver(ports.ledger, ports.retry, delivery_id, lambda d: action(d, ports)):
+            pipeline.launch(delivery_id.partition(":")[0], Step.CLEANUP, ())
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Without the ledger or the broker nothing is decided here: the sweep launches it again."""
+    try:
+        yield
+    except PeerUnavailable as exc:
+        log.warning("task.deferred", error=str(exc))
 
 
 @setup_logging.connect
@@ -148,7 +167,12 @@ def _logging(**_: object) -> None:
 @worker_init.connect
 def _prepare(**_: object) -> None:
     settings = load()
-    migrate(settings.ledger_url)
+    try:
+        migrate(settings.ledger_url)
+    except ConfigError as exc:
+        # Celery only logs what its signals' receivers raise, and goes on.
+        log.critical("worker.refused", error=str(exc))
+        raise SystemExit(1) from exc
     heartbeat.of_worker(settings.HEARTBEAT_FILE)
 
 

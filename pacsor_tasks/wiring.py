@@ -14,7 +14,8 @@ from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
 from pacsor_tasks.milvue.client import MilvueClient
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
-from pacsor_tasks.settings import CoreSettings, Settings, kind_of, load
+from pacsor_tasks.settings import Settings, kind_of, load
+from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.spool import Spool
 
 _built: dict[int, Ports] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from itertools import islice
+
 from pacsor_tasks.models import Run
 from pacsor_tasks.outcomes import Advance
 from pacsor_tasks.ports import Ports
@@ -14,6 +17,12 @@ def cleanup(run: Run, ports: Ports) -> Advance:
     return Advance(("run.done", f"done in {elapsed_s:.1f} s"))
 
 
+#: One pass ends after so long, seconds; the next one goes on.
+PASS_S = 600.0
+#: Directories looked up in one query.
+LOOKUP = 500
+
+
 def apply_retention(ports: Ports) -> int:
     """Remove the pixels of studies finished longer ago than the retention says.
 
@@ -21,17 +30,31 @@ def apply_retention(ports: Ports) -> int:
         How many revisions were removed.
     """
     _remove_leftover_results(ports)
-    removable = ports.ledger.retention.removable(ports.retention_s)
-    for revision in removable:
-        # Recorded first: a crash in between leaves files that the next pass over the spool finds.
-        ports.ledger.retention.removed(revision)
-        ports.spool.remove_revision(revision.study_uid, revision.token)
-    return len(removable)
+    _remove_leftover_revisions(ports)
+    deadline, removed = time.monotonic() + PASS_S, 0
+    while removable := ports.ledger.retention.removable(ports.retention_s):
+        for revision in removable:
+            # Recorded first: what a crash in between leaves is a leftover of the next pass.
+            if ports.ledger.retention.removed(revision):
+                ports.spool.remove_revision(revision.study_uid, revision.token)
+                removed += 1
+            if time.monotonic() > deadline:
+                return removed
+    return removed
+
+
+def _remove_leftover_revisions(ports: Ports) -> None:
+    ready = ports.spool.all_ready()
+    while batch := list(islice(ready, LOOKUP)):
+        was_removed = ports.ledger.retention.tokens([token for _, token in batch])
+        for study_uid, token in batch:
+            if was_removed.get(token):
+                ports.spool.remove_revision(study_uid, token)
 
 
 def _remove_leftover_results(ports: Ports) -> None:
     # Runs that failed or were cancelled have no cleanup step of their own.
     run_ids = [path.name for path in (ports.spool.root / "results").iterdir()]
-    for start in range(0, len(run_ids), 500):
-        for run_id in ports.ledger.retention.disposable(run_ids[start : start + 500]):
+    for start in range(0, len(run_ids), LOOKUP):
+        for run_id in ports.ledger.retention.disposable(run_ids[start : start + LOOKUP]):
             ports.spool.remove_results(run_id)
