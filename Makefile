@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT ?= 60
 
-PACKAGES := pacsor_tasks receiver simulators tests
+PACKAGES := pacsor_tasks receiver simulators benchmarks tests
 SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .PHONY: help install demo test check lint coverage lock clean
