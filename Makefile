@@ -44,7 +44,7 @@ demo: $(VENV)/.installed ## A whole gateway with simulated peers; a real radiogr
 
 test: $(VENV)/.installed-dev ## The whole suite, and the servers it talks to
 	@scripts/system-deps.sh
-	$(BIN)/python -m pytest -n logical --maxprocesses=8 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist loadgroup $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev ## Style, types, import layers, shell scripts, compose file
 	$(BIN)/ruff check
@@ -60,7 +60,7 @@ lint: $(VENV)/.installed-dev ## Mend what can be mended by itself
 	$(BIN)/ruff format
 
 coverage: $(VENV)/.installed-dev ## Branch coverage of the suite; htmlcov/index.html
-	$(BIN)/python -m pytest -n logical --cov --cov-report=term-missing:skip-covered --cov-report=html \
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist loadgroup --cov --cov-report=term-missing:skip-covered --cov-report=html \
 		$(PYTEST_ARGS)
 
 lock: ## Pin the dependencies anew
