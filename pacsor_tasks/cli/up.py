@@ -12,7 +12,13 @@ from contextlib import contextmanager
 import click
 
 from pacsor_tasks.cli.common import load_settings
-from pacsor_tasks.cli.gateway import held_data_dir, processes, reachable, require_free_ports
+from pacsor_tasks.cli.gateway import (
+    heartbeats,
+    held_data_dir,
+    processes,
+    reachable,
+    require_free_ports,
+)
 from pacsor_tasks.cli.output import console_sink, json_sink
 from pacsor_tasks.embedded_redis import EmbeddedRedis
 from pacsor_tasks.observability import configure_logging
@@ -72,6 +78,8 @@ def preparation(settings: Settings, redis: EmbeddedRedis | None) -> Callable[[],
         from pacsor_tasks.ledger import migrate
 
         (settings.DATA_DIR.absolute() / "flower").mkdir(exist_ok=True)
+        shutil.rmtree(heartbeats(settings), ignore_errors=True)
+        heartbeats(settings).mkdir()
         if redis is not None:
             redis.publish()
         migrate(settings.ledger_url)

@@ -225,6 +225,22 @@ def test_a_preparation_that_fails_ends_what_was_started() -> None:
     assert supervisor.pids == {}
 
 
+def test_a_program_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
+    lines = Lines()
+    heartbeat = tmp_path / "beat"
+    script = "echo up; [ -e beat ] && exec sleep 600; touch beat; sleep 0.4; rm beat; sleep 600"
+    spec = shell("a", script, cwd=tmp_path, is_alive=heartbeat.exists, hung_after_s=0.5)
+    supervisor = Supervisor([spec], lines, backoff=FAST)
+
+    async def second_start() -> None:
+        await until(lambda: len(lines.of("a")) >= 2)
+
+    with capture_logs() as logs:
+        supervised(supervisor, second_start)
+    assert [e["process"] for e in logs if e["event"] == "process.hung"] == ["a"]
+    assert next(e["exit_status"] for e in logs if e["event"] == "process.ended") == "SIGKILL"
+
+
 def test_a_program_that_is_not_there_is_said_and_tried_again() -> None:
     lines = Lines()
     spec = ProcessSpec(name="x", command=("/no/such/program",))
