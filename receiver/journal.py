@@ -55,7 +55,8 @@ def append(directory: Path, kind: str, **fields: Any) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    line = json.dumps({"kind": kind, **fields}).encode() + b"\n"
+    # The line's end comes first: after a line that a full disk cut off, this one is whole.
+    line = b"\n" + json.dumps({"kind": kind, **fields}).encode()
     fd = os.open(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         os.write(fd, line)
