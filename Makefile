@@ -29,12 +29,14 @@ $(BIN)/python:
 
 # The stamps say which of the two sets of dependencies is in place.
 $(VENV)/.installed: requirements-embedded.lock pyproject.toml requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --require-hashes -r requirements-embedded.lock
-	$(BIN)/python -m pip install -q --no-deps -e .
+	@echo "installing pacsor-tasks and what it needs into $(VENV) (half a minute)"
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements-embedded.lock
+	@$(BIN)/python -m pip install -qq --no-deps -e .
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
-	$(BIN)/python -m pip install -q --require-hashes -r requirements-dev.lock
+	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install -qq --require-hashes -r requirements-dev.lock
 	@touch $@
 
 install: $(VENV)/.installed ## .venv with `pacsor` in it
