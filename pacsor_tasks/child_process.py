@@ -31,7 +31,7 @@ class ProcessSpec:
     #: asked while it runs, as `is_ready`; None: it is taken for alive until it ends
     is_alive: Callable[[], bool] | None = None
     #: after so many seconds without a sign of life it is killed, and so started again
-    hung_after_s: float = 90.0
+    hung_after_s: float = 60.0
     #: started before and stopped after all others (the broker)
     is_foundation: bool = False
 
