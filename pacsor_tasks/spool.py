@@ -89,9 +89,10 @@ class Spool:
         self.root = root
 
     def prepare(self) -> None:
-        """Create what is missing of the tree."""
+        """Create what is missing of the tree, closed to other users."""
+        self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
         for name in DIRECTORIES:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
+            (self.root / name).mkdir(exist_ok=True)
 
     def path(self, relative: str) -> Path:
         """The file a relative path means.

@@ -124,14 +124,14 @@ class Closer:
 
     def _late(self, making: Path) -> Iterator[tuple[Path, Outcome]]:
         """The instances that an earlier revision holds already, and what that means."""
-        earlier = [making.parent / token for token in revisions_in(making.parent)]
+        earlier = [making.parent / token for token in reversed(revisions_in(making.parent))]
         for path in _instances(making):
-            held = [directory / path.name for directory in earlier]
-            outcomes = {compare(path, other, self.policy) for other in held if other.exists()}
-            if Outcome.SAME in outcomes:
-                yield path, Outcome.SAME
-            elif outcomes:
-                yield path, outcomes.pop()
+            outcome = None
+            for held in (directory / path.name for directory in earlier):
+                if held.exists() and outcome is not Outcome.SAME:
+                    outcome = compare(path, held, self.policy)
+            if outcome is not None:
+                yield path, outcome
 
 
 def _written_manifest(making: Path) -> Manifest | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def events(records: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     return tuple(told.values())
 
 
+@cache
 def _boot_id() -> str:
     try:
         return BOOT_ID.read_text().strip()

@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ from pacsor_tasks.spool import Spool
 log = structlog.get_logger(__name__)
 
 LOCK_SUFFIX = ".lock"
-READY_SUFFIX = ".ready"
+#: A hidden file is about to be renamed; one so old never will be. Seconds.
+HIDDEN_AGE_S = 3600.0
 
 
 class Process:
@@ -112,9 +114,24 @@ def remove_remains(spool: Spool) -> int:
     for path in list((spool.root / "processes").glob(f"*{LOCK_SUFFIX}")):
         if not living.owns(path.name):
             path.unlink(missing_ok=True)
+    _remove_hidden(spool)
     if n_partial:
         log.warning("spool.partials_removed", n_partial=n_partial)
     return n_partial
+
+
+def _remove_hidden(spool: Spool) -> None:
+    for name in ("processes", "outbox", "requests"):
+        for path in list((spool.root / name).glob(".*")):
+            if _age_s(path) > HIDDEN_AGE_S:
+                path.unlink(missing_ok=True)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(path: Path) -> None:

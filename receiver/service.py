@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 #: Seconds that a receiver which was just killed may take to leave the port.
 PORT_WAIT_S = 3.0
 STOP_TIMEOUT_S = 10.0
+SWEEPER_STOP_S = 3.0
 BACKOFF = Backoff(first=0.5, longest=10.0, healthy_after=30.0)
 
 
@@ -117,7 +118,8 @@ def _sweeping(settings: Settings, spool: Spool, enqueue: Enqueue) -> Iterator[No
     finally:
         stop.set()
         announcer.wake()
-        sweeping.join(STOP_TIMEOUT_S)
+        # A study that takes longer to close is gone on with at the next start.
+        sweeping.join(SWEEPER_STOP_S)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import psutil
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode as encode_dimse
@@ -135,12 +136,24 @@ def association(
     ae = AE(calling_aet)
     for sop_class, syntaxes in contexts:
         ae.add_requested_context(sop_class, list(syntaxes))
-    opened = ae.associate("127.0.0.1", port, ae_title="MILVUE")
+    sockets: list[socket.socket] = []
+
+    def keep_socket(event: evt.Event) -> None:
+        assert event.assoc.dul.socket is not None
+        assert event.assoc.dul.socket.socket is not None
+        sockets.append(event.assoc.dul.socket.socket)
+
+    opened = ae.associate(
+        "127.0.0.1", port, ae_title="MILVUE", evt_handlers=[(evt.EVT_CONN_OPEN, keep_socket)]
+    )
     try:
         yield opened
     finally:
         if opened.is_established:
             opened.abort()
+        # pynetdicom forgets to when the peer was faster.
+        for kept in sockets:
+            kept.close()
 
 
 def store_command(
