@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from pydicom.uid import (
 from receiver import profiles
 from tests.support.dcmtk import echoscu, start_storescu
 from tests.support.instances import CR, CT, write_instance
-from tests.support.receivers import Receiver, association, receiver
+from tests.support.net import free_port, wait_until
+from tests.support.peers import require_program
+from tests.support.receivers import Receiver, association, is_listening, receiver
 
+FILTER_CFG = profiles.PROJECT / "conf" / "filter.cfg"
 BASE = "1.2.840.10008.5.1.4.1.1."
 VERIFICATION = "1.2.840.10008.1.1"
 CR_DX = {VERIFICATION, f"{BASE}1", f"{BASE}1.1", f"{BASE}1.1.1"}
@@ -63,12 +67,27 @@ def test_an_association_is_accepted_even_if_all_its_contexts_are_refused(full: R
         assert not opened.accepted_contexts
 
 
+@pytest.mark.parametrize("profile", ACCEPTED)
+def test_dcmtk_reads_the_shipped_file_too(profile: str, tmp_path: Path) -> None:
+    port = free_port()
+    command = [str(require_program("storescp")), "-od", str(tmp_path)]
+    scp = subprocess.Popen([*command, "-xf", str(FILTER_CFG), profile, str(port)])
+    try:
+        proposed = [(uid, (ExplicitVRLittleEndian,)) for uid in sorted(ALL | NEVER)]
+        wait_until(lambda: scp.poll() is not None or is_listening(port))
+        with association(port, proposed) as opened:
+            assert {str(c.abstract_syntax) for c in opened.accepted_contexts} == ACCEPTED[profile]
+    finally:
+        scp.terminate()
+        scp.wait(10)
+
+
 def test_the_called_ae_title_does_not_matter(full: Receiver) -> None:
     assert "Received Echo Response (Success)" in echoscu(full.port)
 
 
 def test_each_context_of_the_fullest_profile_takes_each_transfer_syntax(full: Receiver) -> None:
-    contexts = profiles.load(Path("conf/filter.cfg"), "WithSCRF")
+    contexts = profiles.load(FILTER_CFG, "WithSCRF")
     assert [len(context.transfer_syntax_uids) for context in contexts] == [21] * 7
     for context in contexts:
         proposed = [(context.sop_class_uid, (uid,)) for uid in context.transfer_syntax_uids]

@@ -126,6 +126,12 @@ def receiver(directory: Path, *, is_clean: bool = True, **settings: object) -> I
             process.wait(10)
 
 
+def is_listening(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def association(
     port: int,
