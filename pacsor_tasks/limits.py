@@ -17,7 +17,8 @@ from pacsor_tasks.errors import RateLimited
 
 log = structlog.get_logger(__name__)
 
-#: A wait shorter than this is slept in the worker; a longer one is a due time in the ledger.
+#: A wait shorter than this is slept in the worker; a longer one is a due time in the ledger,
+#: unless the caller has begun something that it would have to begin again.
 MAX_SLEEP_S = 2.0
 #: Share of the configured rate that each process allows itself while Redis is away.
 LOCAL_SHARE = 0.25
@@ -51,8 +52,8 @@ return tostring(till - now)
 class Limiter(Protocol):
     """Holds a rate."""
 
-    def wait(self) -> None:
-        """Return when the caller may act; RateLimited when that is not soon."""
+    def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
+        """Return when the caller may act; RateLimited when that is later than so many seconds."""
 
     def pushback(self, seconds: float) -> None:
         """Nobody acts for so long."""
@@ -61,7 +62,7 @@ class Limiter(Protocol):
 class Unlimited:
     """No rate of our own; a pushback is left to the ledger's due times."""
 
-    def wait(self) -> None:
+    def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
         """Return at once."""
 
     def pushback(self, seconds: float) -> None:
@@ -95,15 +96,15 @@ class SharedRate:
         self._reserve = client.register_script(_RESERVE)
         self._push = client.register_script(_PUSHBACK)
 
-    def wait(self) -> None:
+    def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
         """Sleep until this caller's turn.
 
         Raises:
-            RateLimited: The turn is more than MAX_SLEEP_S away; nothing was reserved.
+            RateLimited: The turn is more than `max_wait_s` away; nothing was reserved.
         """
         try:
             granted, wait_ms = self._reserve(
-                keys=self._keys, args=[self._interval_ms, self._burst, MAX_SLEEP_S * 1000]
+                keys=self._keys, args=[self._interval_ms, self._burst, max_wait_s * 1000]
             )
         except redis.RedisError as exc:
             log.warning("limit.local", limit=self._name, error=type(exc).__name__)

@@ -260,11 +260,15 @@ class Deliveries(Store):
 
     # --- results
 
-    def outcomes(self, run_id: str) -> dict[str, str]:
-        """Inference command → outcome, for those that are settled."""
-        query = select(t.command.c.name, t.command.c.outcome).where(t.command.c.run_id == run_id)
+    def outcomes(self, run_id: str) -> dict[str, tuple[str, str | None]]:
+        """Inference command → (outcome, reason), for those that are settled."""
+        query = (
+            select(t.command.c.name, t.command.c.outcome, t.command.c.reason)
+            .where(t.command.c.run_id == run_id)
+            .order_by(t.command.c.name)
+        )
         with self.read() as c:
-            return {row.name: row.outcome for row in c.execute(query)}
+            return {row.name: (row.outcome, row.reason) for row in c.execute(query)}
 
     def record_command(
         self,

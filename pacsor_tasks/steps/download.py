@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pacsor_tasks.dicom.headers import Identity, read_header, read_identity
-from pacsor_tasks.errors import BadResponse, NotReady
+from pacsor_tasks.errors import BadResponse, NotReady, Rejected, Retryable
 from pacsor_tasks.ledger import NewResult
 from pacsor_tasks.milvue.outcomes import FormattingError
 from pacsor_tasks.models import InstanceOutcome, Run, RunState
@@ -16,59 +17,93 @@ from pacsor_tasks.steps.poll import pause_s
 
 #: Tries of a command whose rendering fails before the others are delivered without it.
 FORMATTING_TRIES = 5
+_LOST = "the lease was lost: another worker goes on"
 
 
 def download(run: Run, ports: Ports) -> Advance | Wait | End:
     """Fetch what is not settled yet, command by command. Source: contract §1.5.
 
-    A forbidden command, or one whose rendering keeps failing, does not hold back the others. A
-    result of another study or patient stops the run: nothing of it is delivered.
+    A command that is refused, keeps running, or whose rendering keeps failing does not hold back
+    the others. A result of another study or patient stops the run: nothing of it is delivered.
 
     Raises:
-        Retryable, Rejected, BadResponse: As the API client, or a result that is not ours.
+        Retryable, BadResponse: As the API client, or a result that is not ours.
     """
     core = core_of(run, ports)
     settled = ports.ledger.deliveries.outcomes(run.id)
-    unready: NotReady | FormattingError | None = None
-    for command in core.commands:
-        if command in settled:
-            continue
-        try:
-            _fetch(run, command, core, ports)
-        except FormattingError as exc:
-            if run.attempts >= FORMATTING_TRIES:
-                _settle(run, command, ("failed", str(exc)), ports)
-            else:
-                unready = exc
-        except NotReady as exc:
-            unready = exc
-    if isinstance(unready, FormattingError):
-        raise unready
-    if unready is not None:
-        return Wait(pause_s(ports.poll, run.attempts), "the results")
+    unready = [_try(run, name, core, ports) for name in core.commands if name not in settled]
+    elapsed_s = ports.ledger.clock() - run.step_since
+    if any(isinstance(exc, NotReady) for exc in unready):
+        return Wait(pause_s(ports.poll, elapsed_s), "the results")
+    for exc in unready:
+        if exc is not None:
+            raise exc
     return _judge(run, ports)
 
 
+def _try(run: Run, command: str, core: Core, ports: Ports) -> NotReady | FormattingError | None:
+    """Settle a command one way or the other; what to wait for if that cannot be done yet."""
+    try:
+        _fetch(run, command, core, ports)
+    except FormattingError as exc:
+        if run.attempts < FORMATTING_TRIES:
+            return exc
+        _settle(run, command, ("failed", str(exc)), [], ports)
+    except NotReady as exc:
+        if ports.ledger.clock() - run.step_since < ports.retry.horizon_s:
+            return exc
+        _settle(run, command, ("failed", str(exc)), [], ports)
+    except Rejected as exc:
+        _settle(run, command, ("failed", str(exc)), [], ports)
+    return None
+
+
 def _fetch(run: Run, command: str, core: Core, ports: Ports) -> None:
-    into = ports.spool.results_dir(run.id, command)
+    into = _directory(run, command, ports)
     found = core.client.results(run.study_uid, command, into, core.output)
     expected = _uploaded_identity(run, ports)
     results = [_checked(run, command, path, expected, ports) for path in found.paths]
     outcome = found.outcome if found.outcome != "done" or results else "empty"
-    ports.ledger.deliveries.record_command(run.id, command, (outcome, found.message), results)
+    _settle(run, command, (outcome, found.message), results, ports)
+
+
+def _directory(run: Run, command: str, ports: Ports) -> Path:
+    """This try's own directory; what tries left that died is removed.
+
+    A worker that was frozen for longer than its lease may go on beside the one that took over:
+    neither must find its files emptied, or mixed with the other's.
+    """
+    shared = ports.spool.results_dir(run.id, command)
+    own = shared / (run.owner or run.id).rpartition(":")[2]
+    now = ports.ledger.runs.get(run.id)
+    if now is None or now.owner != run.owner:
+        raise Retryable(_LOST)
+    for other in shared.iterdir():
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+    return own
 
 
 def _judge(run: Run, ports: Ports) -> Advance | End:
     outcomes = ports.ledger.deliveries.outcomes(run.id)
-    said = ", ".join(f"{name} {outcome}" for name, outcome in sorted(outcomes.items()))
-    if not any(outcome in {"done", "empty"} for outcome in outcomes.values()):
-        return End(RunState.FAILED, f"no command gave results: {said}")
+    said = ", ".join(f"{name} {outcome}" for name, (outcome, _) in outcomes.items())
+    if not any(outcome in {"done", "empty"} for outcome, _ in outcomes.values()):
+        why = "; ".join(dict.fromkeys(reason for _, reason in outcomes.values() if reason))
+        return End(RunState.FAILED, f"no command gave results: {said}" + (why and f" ({why})"))
     n = ports.ledger.deliveries.count_results(run.id)
     return Advance(("download.done", f"{n} result instances ({said})"))
 
 
-def _settle(run: Run, command: str, outcome: tuple[str, str | None], ports: Ports) -> None:
-    ports.ledger.deliveries.record_command(run.id, command, outcome, [])
+def _settle(
+    run: Run,
+    command: str,
+    outcome: tuple[str, str | None],
+    results: list[NewResult],
+    ports: Ports,
+) -> None:
+    record = ports.ledger.deliveries.record_command
+    if not record(run.id, command, outcome, results, owner=run.owner):
+        raise Retryable(_LOST)
 
 
 def _uploaded_identity(run: Run, ports: Ports) -> Identity:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pacsor_tasks.dicom.filters import decide
 from pacsor_tasks.dicom.rules import FilterRule
+from pacsor_tasks.errors import Permanent
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Ports
@@ -18,7 +19,8 @@ Decided = tuple[int, InstanceOutcome, str | None]
 def filter_instances(run: Run, ports: Ports) -> Advance | End:
     """Apply the core's DICOM_FILTERS to each instance. Source: contract §2.4.
 
-    All instances filtered ends the run: no API call, no delivery.
+    All instances filtered ends the run: no API call, no delivery. An instance that the rules cannot
+    be applied to is not uploaded, and does not hold back the others.
     """
     core = core_of(run, ports)
     pending = ports.ledger.runs.instances(run.id, [InstanceOutcome.PENDING])
@@ -27,7 +29,7 @@ def filter_instances(run: Run, ports: Ports) -> Advance | End:
     if ports.ledger.runs.instances(run.id, [InstanceOutcome.PENDING, InstanceOutcome.UPLOADED]):
         message = f"{len(pending) - len(decided)} of {len(pending)} instances kept"
         return Advance(("filter.done", message + _why(decided)))
-    if any(outcome is InstanceOutcome.UNREADABLE for _, outcome, _ in decided):
+    if ports.ledger.runs.instances(run.id, [InstanceOutcome.UNREADABLE]):
         return End(RunState.FAILED, f"no instance is left to upload{_why(decided)}")
     return End(RunState.FILTERED, f"all instances skipped by DICOM_FILTERS{_why(decided)}")
 
@@ -37,7 +39,10 @@ def _decide(instance: Instance, ports: Ports, rules: Sequence[FilterRule]) -> De
         return (instance.id, InstanceOutcome.UNREADABLE, instance.error)
     if not rules:
         return None
-    decision = decide(rules, ports.file(instance.path))
+    try:
+        decision = decide(rules, ports.file(instance.path))
+    except Permanent as exc:
+        return (instance.id, InstanceOutcome.UNREADABLE, str(exc))
     if decision.keep:
         return None
     return (instance.id, InstanceOutcome.FILTERED, decision.reason)

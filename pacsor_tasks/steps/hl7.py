@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from pacsor_tasks.errors import ConfigError, NotFound, NotReady
@@ -17,6 +15,7 @@ from pacsor_tasks.milvue.outcomes import CommandForbidden, UnknownStudy
 from pacsor_tasks.models import Delivery, DeliveryState, InstanceOutcome, Run
 from pacsor_tasks.outcomes import Ended, Wait
 from pacsor_tasks.ports import Ports
+from pacsor_tasks.spool import write_durably
 from pacsor_tasks.steps.common import core_of
 from pacsor_tasks.steps.poll import pause_s
 
@@ -42,8 +41,9 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         try:
             inference = _inference(delivery, ports)
         except NotReady:
-            return Wait(pause_s(ports.poll, delivery.attempts), "the AI's JSON results")
-        _write(file, _build(delivery, control_id, inference, ports))
+            return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
+        # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
+        write_durably(file, _build(delivery, control_id, inference, ports))
     answer = mllp.exchange(ris.host, ris.port, file.read_bytes(), timeout_s=ris.timeout_s)
     accepted = ack.check(answer, control_id)
     ports.ledger.deliveries.record_sent(delivery.id)
@@ -68,8 +68,7 @@ def _findings(
     except (CommandForbidden, UnknownStudy):
         return None  # the message goes without them: contract §2.5
     except NotReady:
-        waited_s = ports.ledger.clock() - (delivery.active_since or 0)
-        if waited_s < ports.hl7.results_timeout_s:
+        if _waited_s(delivery, ports) < ports.hl7.results_timeout_s:
             raise
         return None
     content: Mapping[str, Any] = found.model_dump()
@@ -101,11 +100,6 @@ def _run(delivery: Delivery, ports: Ports) -> Run:
     return run
 
 
-def _write(file: Path, message: bytes) -> None:
-    """Whole or not at all: a retry must find the bytes that may already have been sent."""
-    part = file.with_suffix(".part")
-    with part.open("wb") as out:
-        out.write(message)
-        out.flush()
-        os.fsync(out.fileno())
-    part.rename(file)
+def _waited_s(delivery: Delivery, ports: Ports) -> float:
+    now = ports.ledger.clock()
+    return now - (delivery.active_since or now)

@@ -36,16 +36,16 @@ def ingest(study_uid: str, paths: Sequence[str], ports: Ports) -> list[str]:
 
 def ingest_token(study_uid: str, token: str, ports: Ports) -> list[str]:
     """As `ingest`, by the directory's token: what is on disk counts, not what a message says."""
-    manifest = ports.spool.manifest(study_uid, token)
+    reason, notes = _told(study_uid, token, ports)
     new = NewRevision(
         study_uid=study_uid,
         token=token,
-        reason=manifest.reason,
+        reason=reason,
         instances=[
             _instance(study_uid, path, ports)
             for path in ports.spool.instance_paths(study_uid, token)
         ],
-        notes=[_note(event) for event in manifest.events],
+        notes=notes,
     )
     run_ids = ports.ledger.intake.add_revision(new, ports.targets)
     ports.spool.acknowledge(token)
@@ -60,6 +60,16 @@ def _token(study_uid: str, paths: Sequence[str]) -> str:
     if len(parts) != 3 or parts[:2] != ("ready", study_uid):
         raise Permanent(f"study {study_uid}: {'/'.join(parts)} is not one of its revisions")
     return parts[2]
+
+
+def _told(study_uid: str, token: str, ports: Ports) -> tuple[str, list[str]]:
+    """Why the revision counted as stable, and what happened on the way."""
+    try:
+        manifest = ports.spool.manifest(study_uid, token)
+    except Permanent as exc:
+        # The instances are what counts: without its manifest the study must not be stuck for ever.
+        return "unknown", [str(exc)]
+    return manifest.reason, [_note(event) for event in manifest.events]
 
 
 def _note(event: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pacsor_tasks.milvue.outcomes import StudyState
+from pacsor_tasks.milvue.outcomes import StudyState, UnknownStudy
 from pacsor_tasks.models import Run, RunState
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import PollPolicy, Ports
@@ -12,6 +12,8 @@ from pacsor_tasks.steps.common import core_of
 
 #: Growth of the pause between two looks.
 GROWTH = 1.5
+#: An upload may take so long to be visible, seconds.
+VISIBLE_S = 600.0
 
 
 def poll(run: Run, ports: Ports) -> Advance | Wait | End:
@@ -20,8 +22,13 @@ def poll(run: Run, ports: Ports) -> Advance | Wait | End:
     Raises:
         Retryable, Rejected, BadResponse: As the API client.
     """
-    status = core_of(run, ports).client.status(run.study_uid)
     elapsed_s = ports.ledger.clock() - run.step_since
+    try:
+        status = core_of(run, ports).client.status(run.study_uid)
+    except UnknownStudy as exc:
+        if elapsed_s < VISIBLE_S:
+            raise
+        return End(RunState.FAILED, f"{exc}: the AI no longer has it; relaunch to send it again")
     if status.state is StudyState.DONE:
         return Advance(("poll.done", f"prediction ready after {elapsed_s:.1f} s"))
     if status.state is StudyState.ERROR:
@@ -33,10 +40,13 @@ def poll(run: Run, ports: Ports) -> Advance | Wait | End:
             ports.retry.cap_s,
             f"the prediction, running for {elapsed_s:.0f} s: longer than PREDICTION_TIMEOUT",
         )
-    return Wait(pause_s(ports.poll, run.attempts), "the prediction")
+    return Wait(pause_s(ports.poll, elapsed_s), "the prediction")
 
 
-def pause_s(policy: PollPolicy, attempts: int) -> float:
-    """Seconds to the next look after so many looks (from 1), with a jitter of a fifth."""
-    pause = policy.interval_s * GROWTH ** min(attempts - 1, 40)
+def pause_s(policy: PollPolicy, elapsed_s: float) -> float:
+    """Seconds to the next look when it was waited so long already, with a jitter of a fifth.
+
+    Counted in time and not in looks, so that what failed in between does not matter.
+    """
+    pause = max(policy.interval_s, (GROWTH - 1) * elapsed_s)
     return min(policy.max_interval_s, pause) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
