@@ -28,6 +28,7 @@ from pacsor_tasks.models import DestinationKind, InstanceOutcome, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Moved, RetryPolicy, Wait
 from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
 from pacsor_tasks.spool import Manifest, Spool, write_durably
+from pacsor_tasks.steps.fan_out import fan_out
 from pacsor_tasks.steps.ingest import ingest
 from tests.support.ledgers import existing
 from tests.support.studies import make_study
@@ -80,7 +81,7 @@ class FakeApi:
             on_uploaded(item)
 
     def status(self, study_uid: str) -> StudyStatus:
-        answer = _next(self.states)
+        answer: StudyStatus | PacsorError = _next(self.states)
         if isinstance(answer, PacsorError):
             raise answer
         return answer
@@ -224,9 +225,7 @@ class Bench:
             claimed = self.ledger.runs.claim(run.id, now.step, "setup", 10)
             assert claimed is not None
             if now.step is Step.FAN_OUT:
-                total = self.ledger.deliveries.count_results(run.id)
-                totals = {d.destination: total for d in self.ledger.deliveries.of_run(run.id)}
-                assert self.ledger.deliveries.fan_out(claimed, totals, ("fan_out.done", "test"))
+                assert fan_out(claimed, self.ports).done
             else:
                 assert self.ledger.runs.advance(claimed, now.step.following)
         return existing(self.ledger, run.id)

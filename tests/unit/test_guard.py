@@ -18,8 +18,14 @@ from tests.support.ledgers import add_run, bring_to, existing
 POLICY = RetryPolicy(horizon_s=1000)
 
 
-def step(ledger: Ledger, run: Run, action: Callable[[Run], object], at: Step = Step.FILTER) -> bool:
-    return guard.run_step(ledger, POLICY, run.id, at, action)  # type: ignore[arg-type] # tables of outcomes
+def step(
+    ledger: Ledger,
+    run: Run,
+    action: Callable[[Run], object],
+    at: Step = Step.FILTER,
+    policy: RetryPolicy = POLICY,
+) -> bool:
+    return guard.run_step(ledger, policy, run.id, at, action)  # type: ignore[arg-type] # tables of outcomes
 
 
 def raising(error: Exception) -> Callable[[object], object]:
@@ -39,7 +45,7 @@ def test_a_message_that_comes_twice_does_nothing_and_lets_the_chain_go_on(sqlite
     run = add_run(sqlite_ledger)
     calls: list[Run] = []
     for _ in range(3):
-        assert step(sqlite_ledger, run, lambda r: calls.append(r) or Advance())
+        assert step(sqlite_ledger, run, lambda r: (calls.append(r), Advance())[1])  # type: ignore[func-returns-value]
     assert len(calls) == 1
 
 
@@ -161,11 +167,9 @@ def test_three_days_of_the_same_failure_are_a_few_lines_of_the_timeline(
     run = add_run(sqlite_ledger)
     policy = RetryPolicy(horizon_s=1e9)
     for _ in range(500):
-        guard.run_step(
-            sqlite_ledger, policy, run.id, Step.FILTER, raising(PeerUnavailable("refused"))
-        )
+        step(sqlite_ledger, run, raising(PeerUnavailable("refused")), policy=policy)
         clock.tick(301)
-    guard.run_step(sqlite_ledger, policy, run.id, Step.FILTER, raising(PeerUnavailable("reset")))
+    step(sqlite_ledger, run, raising(PeerUnavailable("reset")), policy=policy)
     detail = sqlite_ledger.studies.detail(run.study_uid)
     assert detail is not None
     said = [e["message"] for e in detail["events"] if e["kind"] == "filter.retry"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pacsor_tasks import polling
+from pacsor_tasks import pipeline, polling
 from pacsor_tasks.errors import PeerUnavailable, Rejected
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.milvue.outcomes import StudyState, StudyStatus, UnknownStudy
@@ -151,7 +151,7 @@ def test_a_broker_that_is_away_does_not_keep_a_batch_from_being_polled(
     def away(*_: object) -> None:
         raise PeerUnavailable("broker: ConnectionError")
 
-    monkeypatch.setattr(polling.pipeline, "launch", away)
+    monkeypatch.setattr(pipeline, "launch", away)
     polling.poll_all([run.id for run in runs], bench.ports)
     assert {existing(sqlite_ledger, run.id).step for run in runs} == {Step.DOWNLOAD}
 
@@ -162,7 +162,7 @@ def test_a_batch_that_takes_too_long_leaves_the_rest_to_the_sweep(
     bench = Bench(tmp_path, sqlite_ledger)
     runs = [at_poll(bench, f"t{i}") for i in range(4)]
 
-    def slow(_: str) -> StudyStatus:
+    def slow(study_uid: str) -> StudyStatus:
         clock.tick(40)
         return RUNNING
 
