@@ -1,4 +1,4 @@
-"""Reads the environment and `.env` the way sites write them: stray quotes, old names, numbered names."""
+"""Reads the environment and `.env` as sites write them: stray quotes, old and numbered names."""
 
 from __future__ import annotations
 
@@ -76,12 +76,26 @@ def read_environment(
         Values without surrounding blanks or one layer of stray quotes (PACSOR's defaults carried
         literal quotes until 2.10), under the names they were written with. Empty ones are left out.
     """
-    merged: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
-        merged |= {k: v for k, v in dotenv_values(dotenv, interpolate=False).items() if v}
-    merged |= dict(os.environ if environ is None else environ)
-    cleaned = ((name, _unquote(value)) for name, value in merged.items())
-    return {name: value for name, value in cleaned if value}
+    ours = os.environ if environ is None else environ
+    if dotenv is None or not dotenv.is_file():
+        return _cleaned(ours)
+    in_file = _cleaned(dotenv_values(dotenv, interpolate=False))
+    # A setting may have one name in the file and another in the environment, which wins: an empty
+    # variable takes the file's value away.
+    set_anew = {todays_name(name, ours) for name in ours}
+    kept = {k: v for k, v in in_file.items() if todays_name(k, in_file) not in set_anew}
+    return kept | _cleaned(ours)
+
+
+def todays_name(name: str, values: Mapping[str, str]) -> str:
+    """The name of a setting that may be written by an older one.
+
+    `TOKEN_2` was the token of the second core until the second one was `core1`: it is the third's
+    where that has a URL.
+    """
+    if name == "TOKEN_2" and "API_URL_2" in values:
+        return name
+    return ALIASES.get(name) or LEGACY.get(name) or name
 
 
 def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -93,13 +107,13 @@ def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     renamed: dict[str, str] = {}
     warnings: list[str] = []
     for name, value in values.items():
-        if name in LEGACY:
-            warnings.append(f"{name} is an old name: write {LEGACY[name]}")
+        today = todays_name(name, values)
+        if name in LEGACY and today != name:
+            warnings.append(f"{name} is an old name: write {today}")
         if name in REMOVED:
             warnings.append(f"{name} no longer exists and is ignored")
             continue
-        today = ALIASES.get(name) or LEGACY.get(name)
-        if today is None:
+        if today == name:
             renamed[name] = value
         elif today not in values:
             renamed[today] = value.removesuffix("/report") if today == "TCR_API_URL" else value
@@ -142,6 +156,11 @@ def _names_in(dotenv: Path | None) -> frozenset[str]:
     if dotenv is None or not dotenv.is_file():
         return frozenset()
     return frozenset(dotenv_values(dotenv, interpolate=False))
+
+
+def _cleaned(values: Mapping[str, str | None]) -> dict[str, str]:
+    unquoted = ((name, _unquote(value)) for name, value in values.items() if value)
+    return {name: value for name, value in unquoted if value}
 
 
 def _unquote(value: str) -> str:

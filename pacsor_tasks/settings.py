@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -22,13 +22,16 @@ from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_types import (
     AeTitle,
     CommaList,
+    Commands,
     CoreSettings,
     Count,
     FilterRules,
+    Lower,
     Port,
     RisSettings,
     Seconds,
     StorescuSettings,
+    Upper,
     Url,
     is_loopback,
     kind_of,
@@ -55,10 +58,10 @@ class Settings(BaseSettings):
         None,
         description="URL of the ledger (postgresql+psycopg://…); unset: SQLite in DATA_DIR",
     )
-    PACSOR_LOG_LEVEL: Literal["debug", "info", "warn", "warning", "error"] = Field(
-        "info", description="Least severe log line that is written"
+    PACSOR_LOG_LEVEL: Annotated[Literal["debug", "info", "warn", "warning", "error"], Lower] = (
+        Field("info", description="Least severe log line that is written")
     )
-    LOG_FORMAT: Literal["json", "console"] = Field(
+    LOG_FORMAT: Annotated[Literal["json", "console"], Lower] = Field(
         "json", description="Log lines as JSON, or coloured for a person"
     )
 
@@ -94,7 +97,7 @@ class Settings(BaseSettings):
     STUDY_MAX_WAIT_SECONDS: Seconds = Field(
         600, description="… or so many seconds after its first instance, whatever else happens"
     )
-    DUPLICATE_POLICY: Literal["keep-first", "replace"] = Field(
+    DUPLICATE_POLICY: Annotated[Literal["keep-first", "replace"], Lower] = Field(
         "keep-first", description="Same SOP Instance UID with other bytes: which one stays"
     )
 
@@ -104,7 +107,7 @@ class Settings(BaseSettings):
     SIGNED_URL: bool = Field(
         True, description="Upload and download by signed URLs (cloud: true; on premises: false)"
     )
-    INFERENCE_COMMANDS: CommaList = Field(
+    INFERENCE_COMMANDS: Commands = Field(
         ("smarturgences", "smartxpert"), description="What is asked of the AI, comma-separated"
     )
     DICOM_FILTERS: FilterRules = Field(
@@ -183,10 +186,10 @@ class Settings(BaseSettings):
     RIS_TIMEOUT: Seconds = Field(
         15, gt=0, description="Seconds to connect to the RIS, and again for its ACK"
     )
-    HL7_LANGUAGE: Literal["FR", "EN"] = Field(
+    HL7_LANGUAGE: Annotated[Literal["FR", "EN"], Upper] = Field(
         "FR", description="Language of the findings, and MSH-19"
     )
-    PROC_ID: Literal["P", "T", "D"] = Field("P", description="MSH-11")
+    PROC_ID: Annotated[Literal["P", "T", "D"], Upper] = Field("P", description="MSH-11")
     HTTP_TIMEOUT: Seconds = Field(
         600,
         description="Seconds that JSON results may stay `running`; then the message goes without",
@@ -211,7 +214,7 @@ class Settings(BaseSettings):
     INCLUDE_TECHCARE_REPORT: bool = Field(
         False, description="Fetch the TechCare report (not in this release: refused when true)"
     )
-    TECHCARE_REPORT_FORMAT: Literal["B64", "PLAIN", "HTML", "HTML_SPLIT"] = Field(
+    TECHCARE_REPORT_FORMAT: Annotated[Literal["B64", "PLAIN", "HTML", "HTML_SPLIT"], Upper] = Field(
         "B64", description="Form of the report's OBX"
     )
     TCR_API_URL: Url | None = Field(None, description="Base URL of the TechCare Report API")

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from pacsor_tasks.settings import Settings
 
 
+_OF_A_CORE = {
+    "api_url": "API_URL",
+    "token": "TOKEN",
+    "signed_url": "SIGNED_URL",
+    "inference_commands": "INFERENCE_COMMANDS",
+    "filters": "DICOM_FILTERS",
+    "no_duplicate_upload": "NO_DUPLICATE_UPLOAD",
+}
+
+
 def used_destinations(settings: Settings) -> tuple[str, ...]:
     """The destinations that some core delivers to, in the order named."""
     return tuple(
@@ -57,7 +67,8 @@ def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
             destinations=_destinations(settings, suffix),
         )
     except ValidationError as exc:
-        raise ValueError(f"{name}: {lines(exc)}") from exc
+        names = {field: setting + suffix for field, setting in _OF_A_CORE.items()}
+        raise ValueError(lines(exc, names)) from exc
     if not found.inference_commands:
         raise ValueError(f"INFERENCE_COMMANDS{suffix}: empty; name at least one command")
     return found

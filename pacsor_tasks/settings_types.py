@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,7 +20,9 @@ from pydantic import (
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.models import DestinationKind
 
+SECRETS = frozenset({"TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token"})
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
+COMMAND = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
 
 
@@ -33,6 +36,13 @@ def _ae_title(value: str) -> str:
     if not AE_TITLE.match(value) or not value.strip():
         raise ValueError(f"{value!r} is not an AE title (1 to 16 characters, no backslash)")
     return value.strip()
+
+
+def _command(value: str) -> str:
+    # Its results get a directory of that name, beside the one of the HL7 messages.
+    if not COMMAND.match(value) or value == "hl7":
+        raise ValueError(f"{value!r} is not an inference command (letters, digits, - and _)")
+    return value
 
 
 def comma_list(value: Any) -> Any:
@@ -55,6 +65,11 @@ def _duration(value: Any) -> Any:
 Url = Annotated[str, AfterValidator(_url)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
+Command = Annotated[str, AfterValidator(_command)]
+Commands = Annotated[tuple[Command, ...], BeforeValidator(comma_list)]
+#: for words: `WARN` is `warn`, `fr` is `FR`
+Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -81,7 +96,7 @@ class CoreSettings(BaseModel):
     api_url: Url
     token: SecretStr
     signed_url: bool
-    inference_commands: CommaList
+    inference_commands: Commands
     filters: FilterRules
     no_duplicate_upload: bool
     destinations: tuple[str, ...]
@@ -120,19 +135,21 @@ def is_loopback(host: str) -> bool:
     return host in {"localhost", "::1"} or host.startswith("127.")
 
 
-def lines(exc: ValidationError) -> str:
-    """A validation error as lines `NAME: what is wrong`; secrets are never repeated."""
+def lines(exc: ValidationError, names: Mapping[str, str] | None = None) -> str:
+    """A validation error as lines `NAME: what is wrong`; secrets are never repeated.
+
+    Args:
+        exc: What pydantic says.
+        names: Fields that a setting of another name stands for.
+    """
     said = []
     for error in exc.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in error["loc"])
+        field, *rest = (str(part) for part in error["loc"] or ("",))
+        name = ".".join(((names or {}).get(field, field), *rest))
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "missing":
             message = "required, and not set"
-        elif error["type"] not in {"value_error"} and name.split(".")[0] not in {
-            "TOKEN",
-            "ADMIN_TOKEN",
-            "token",
-        }:
+        elif error["type"] != "value_error" and field not in SECRETS:
             message = f"{message} (it is {error['input']!r})"
         said.append(f"{name}: {message}" if name else message)
     return "\n".join(said)

@@ -53,7 +53,7 @@ def open_engine(url: str) -> Engine:
             )
         else:
             raise ConfigError(f"LEDGER_URL: {backend!r} is not supported; use sqlite or postgresql")
-    except (ArgumentError, ModuleNotFoundError) as exc:
+    except (ArgumentError, ModuleNotFoundError, ValueError) as exc:
         raise ConfigError(f"LEDGER_URL: not a database URL: {exc}") from exc
     return engine
 

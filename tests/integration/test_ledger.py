@@ -45,6 +45,7 @@ def test_migrating_twice_and_from_many_processes_at_once_is_harmless(ledger_url:
     [
         ("mysql://x/y", "'mysql' is not supported"),
         ("not a url", "not a database URL"),
+        ("postgresql+psycopg://u:pw@host:port/db", "not a database URL"),
         ("sqlite:////proc/nowhere/ledger.sqlite3", "cannot be opened"),
     ],
 )
