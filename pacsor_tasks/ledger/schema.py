@@ -103,7 +103,9 @@ run = Table(
     Column("finished_at", Double),
     Column("error", Text),
     Index("ix_run_due_at", "due_at", "lease_until"),
-    Index("ix_run_study_uid", "study_uid", "created_at"),
+    Index("ix_run_study_uid", "study_uid", "core", "created_at"),
+    # Without it SQLite goes through all runs of a state for each study of a page.
+    Index("ix_run_study_uid_state", "study_uid", "state"),
     Index("ix_run_revision_id", "revision_id"),
     Index("ix_run_state", "state", "created_at"),
 )

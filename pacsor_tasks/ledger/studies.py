@@ -108,9 +108,10 @@ class Studies(Store):
 
     def touched_since(self, event_id: int) -> list[str]:
         """Studies with an event after this id."""
-        query = select(t.event.c.study_uid).where(t.event.c.id > event_id).distinct()
+        # No DISTINCT: SQLite would walk the whole index of studies for it.
+        query = select(t.event.c.study_uid).where(t.event.c.id > event_id)
         with self.read() as c:
-            return list(c.execute(query).scalars())
+            return list(dict.fromkeys(c.execute(query).scalars()))
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Runs by state and deliveries by state, for metrics."""
@@ -140,7 +141,8 @@ class Studies(Store):
 
     def oldest_unfinished_at(self) -> float | None:
         """When the oldest unfinished run was created; None when all are finished."""
-        query = select(func.min(t.run.c.created_at)).where(t.run.c.finished_at.is_(None))
+        unfinished = [state for state in RunState if not state.is_terminal]
+        query = select(func.min(t.run.c.created_at)).where(t.run.c.state.in_(unfinished))
         with self.read() as c:
             return c.execute(query).scalar()
 
