@@ -6,6 +6,7 @@ run id, of a delivery's the delivery id; patient data is never one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -170,8 +171,8 @@ def _prepare(**_: object) -> None:
     try:
         migrate(settings.ledger_url)
     except ConfigError as exc:
-        # Celery only logs what its signals' receivers raise, and goes on.
-        log.critical("worker.refused", error=str(exc))
+        # Celery would log what a signal's receiver raises, and go on.
+        print(f"pacsor: {exc}", file=sys.stderr)  # noqa: T201 - logging is set up later
         raise SystemExit(1) from exc
     heartbeat.of_worker(settings.HEARTBEAT_FILE)
 
