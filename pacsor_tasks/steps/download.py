@@ -12,12 +12,11 @@ from pacsor_tasks.milvue.outcomes import FormattingError
 from pacsor_tasks.models import InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import Core, Ports
-from pacsor_tasks.steps.common import core_of
+from pacsor_tasks.steps.common import LEASE_LOST, core_of, require_lease
 from pacsor_tasks.steps.poll import pause_s
 
 #: Tries of a command whose rendering fails before the others are delivered without it.
 FORMATTING_TRIES = 5
-_LOST = "the lease was lost: another worker goes on"
 
 
 def download(run: Run, ports: Ports) -> Advance | Wait | End:
@@ -75,9 +74,7 @@ def _directory(run: Run, command: str, ports: Ports) -> Path:
     """
     shared = ports.spool.results_dir(run.id, command)
     own = shared / (run.owner or run.id).rpartition(":")[2]
-    now = ports.ledger.runs.get(run.id)
-    if now is None or now.owner != run.owner:
-        raise Retryable(_LOST)
+    require_lease(run, ports)
     for other in shared.iterdir():
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
@@ -103,7 +100,7 @@ def _settle(
 ) -> None:
     record = ports.ledger.deliveries.record_command
     if not record(run.id, command, outcome, results, owner=run.owner):
-        raise Retryable(_LOST)
+        raise Retryable(LEASE_LOST)
 
 
 def _uploaded_identity(run: Run, ports: Ports) -> Identity:

@@ -16,7 +16,7 @@ from pacsor_tasks.models import Delivery, DeliveryState, InstanceOutcome, Run
 from pacsor_tasks.outcomes import Ended, Wait
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.spool import write_durably
-from pacsor_tasks.steps.common import core_of
+from pacsor_tasks.steps.common import core_of, require_lease
 from pacsor_tasks.steps.poll import pause_s
 
 
@@ -44,6 +44,7 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
             return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
         # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
         write_durably(file, _build(delivery, control_id, inference, ports))
+    require_lease(delivery, ports)
     answer = mllp.exchange(ris.host, ris.port, file.read_bytes(), timeout_s=ris.timeout_s)
     accepted = ack.check(answer, control_id)
     ports.ledger.deliveries.record_sent(delivery.id)

@@ -8,6 +8,7 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.models import Delivery, DeliveryState
 from pacsor_tasks.outcomes import Ended
 from pacsor_tasks.ports import Ports
+from pacsor_tasks.steps.common import require_lease
 
 
 def store_results(delivery: Delivery, ports: Ports) -> Ended:
@@ -40,6 +41,7 @@ def store_results(delivery: Delivery, ports: Ports) -> Ended:
             (status, meaning),
             delivered=classify(status) is Verdict.DELIVERED,
         )
+        require_lease(delivery, ports)
 
     if items:
         store(pacs, items, record)

@@ -10,7 +10,7 @@ from pacsor_tasks.milvue.outcomes import UnreadableInstance, UploadItem
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Core, Ports
-from pacsor_tasks.steps.common import core_of
+from pacsor_tasks.steps.common import core_of, require_lease
 
 #: An upload that has begun waits for its next turn so long, seconds: to give up would send what the
 #: API needs beforehand, or all of a direct upload, a second time.
@@ -82,6 +82,11 @@ def _send(run: Run, todo: Sequence[Instance], ports: Ports, core: Core) -> None:
     by_uid = {i.sop_instance_uid: i for i in todo}
     items = [UploadItem(path=ports.file(i.path), sop_instance_uid=i.sop_instance_uid) for i in todo]
     turns = _Turns(core.upload_limit)
+
+    def before_put() -> None:
+        turns.take()
+        require_lease(run, ports)
+
     try:
         core.client.upload(
             run.study_uid,
@@ -89,7 +94,7 @@ def _send(run: Run, todo: Sequence[Instance], ports: Ports, core: Core) -> None:
             on_uploaded=lambda item: ports.ledger.runs.record_uploaded(
                 run, [by_uid[item.sop_instance_uid]]
             ),
-            before_put=turns.take,
+            before_put=before_put,
         )
     except RateLimited as exc:
         if exc is not turns.refusal:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,6 +161,22 @@ def test_a_destination_no_longer_configured_is_quarantined_with_its_name(
     assert f"destination {destination} is not configured" in (ended.error or "")
 
 
+def test_a_cancelled_delivery_stops_at_the_next_instance(
+    sqlite_ledger: Ledger, tmp_path: Path, pacs: PacsSimulator, monkeypatch: pytest.MonkeyPatch
+):
+    bench = Bench(tmp_path, sqlite_ledger, pacs={"storescu": pacs_at(pacs.port)})
+    run = with_results(bench, 4)
+    record = sqlite_ledger.deliveries.record_answer
+
+    def recorded_and_cancelled(*args: Any, **kwargs: Any) -> None:
+        record(*args, **kwargs)
+        sqlite_ledger.runs.cancel(run.id, "replaced by a relaunch")
+
+    monkeypatch.setattr(sqlite_ledger.deliveries, "record_answer", recorded_and_cancelled)
+    assert deliver(bench, run, "storescu").state is DeliveryState.SKIPPED
+    assert len(pacs.files()) == 1
+
+
 # --- HL7
 
 
@@ -270,3 +287,19 @@ def test_a_worker_that_died_after_sending_repeats_the_same_message(
     assert deliver(bench, run, "hl7").state is DeliveryState.DELIVERED
     first, second = messages(ris)
     assert first == second
+
+
+def test_a_message_cancelled_while_it_is_made_is_not_sent(
+    sqlite_ledger: Ledger, tmp_path: Path, ris: RisSimulator
+):
+    bench = hl7_bench(tmp_path, sqlite_ledger, ris.port, [findings()])
+    run = with_results(bench)
+    ask = bench.api.findings
+
+    def cancelled_meanwhile(study_uid: str, command: str, language: str | None = None) -> Any:
+        sqlite_ledger.runs.cancel(run.id, "replaced by a relaunch")
+        return ask(study_uid, command, language)
+
+    bench.api.findings = cancelled_meanwhile  # type: ignore[method-assign]
+    assert deliver(bench, run, "hl7").state is DeliveryState.SKIPPED
+    assert messages(ris) == []

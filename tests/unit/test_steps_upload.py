@@ -218,3 +218,18 @@ def test_each_instance_takes_one_turn(sqlite_ledger: Ledger, tmp_path: Path):
     bench = Bench(tmp_path, sqlite_ledger, limit=limit)
     bench.do(at_upload(bench, 4), upload)
     assert limit.turns == 4
+
+
+def test_a_run_cancelled_in_the_middle_stops_at_the_next_instance(
+    sqlite_ledger: Ledger, tmp_path: Path
+):
+    class Cancelling(CountingLimit):
+        def wait(self, max_wait_s: float = 2.0) -> None:
+            super().wait(max_wait_s)
+            if self.turns == 3:
+                sqlite_ledger.runs.cancel(run.id, "replaced by a relaunch")
+
+    bench = Bench(tmp_path, sqlite_ledger, limit=Cancelling())
+    run = at_upload(bench, 5)
+    assert bench.do(run, upload).state is RunState.CANCELLED
+    assert len(bench.api.uploaded) == 2
