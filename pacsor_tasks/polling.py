@@ -35,7 +35,7 @@ def poll_all(run_ids: Sequence[str], ports: Ports) -> None:
         if run.core in away:
             raise PeerUnavailable(away[run.core])
         try:
-            return poll(run, ports)
+            return ports.breaker.call(f"core {run.core}", lambda: poll(run, ports))
         except PeerUnavailable as exc:
             away[run.core] = str(exc)
             raise

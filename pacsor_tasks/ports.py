@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pacsor_tasks.breaker import Breaker, NoBreaker
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.hl7.message import MessageOptions
@@ -87,6 +88,7 @@ class Ports:
     retention_s: float
     #: seconds a published message may be under way before the sweep publishes it again
     stale_s: float = 10.0
+    breaker: Breaker = field(default_factory=NoBreaker)
     #: messages waiting in a queue
     queue_length: Callable[[str], int] = field(default=lambda _queue: 0)
 

@@ -65,19 +65,19 @@ def filter_(run_id: str) -> None:
 @app.task(name="pacsor.upload")
 def upload(run_id: str) -> None:
     """Upload them."""
-    _run(run_id, Step.UPLOAD, upload_step)
+    _run(run_id, Step.UPLOAD, _asking_the_core(upload_step))
 
 
 @app.task(name="pacsor.poll")
 def poll(run_id: str) -> None:
     """Ask once for the prediction."""
-    _run(run_id, Step.POLL, poll_step)
+    _run(run_id, Step.POLL, _asking_the_core(poll_step))
 
 
 @app.task(name="pacsor.download")
 def download(run_id: str) -> None:
     """Fetch and check the results."""
-    _run(run_id, Step.DOWNLOAD, download_step)
+    _run(run_id, Step.DOWNLOAD, _asking_the_core(download_step))
 
 
 @app.task(name="pacsor.fan_out")
@@ -143,10 +143,19 @@ def _run(run_id: str, step: Step, action: RunStep) -> None:
         raise Ignore  # this copy of the chain ends; the ledger knows what comes next
 
 
+def _asking_the_core(action: RunStep) -> RunStep:
+    """A step that is not tried while the run's core does not answer."""
+    return lambda run, ports: ports.breaker.call(f"core {run.core}", lambda: action(run, ports))
+
+
 def _deliver(delivery_id: str, action: DeliveryStep) -> None:
     ports = wiring.ports()
+
+    def tried(delivery: Delivery) -> Wait | Ended:
+        return ports.breaker.call(delivery.destination, lambda: action(delivery, ports))
+
     with _deferred():
-        if guard.deliver(ports.ledger, ports.retry, delivery_id, lambda d: action(d, ports)):
+        if guard.deliver(ports.ledger, ports.retry, delivery_id, tried):
             pipeline.launch(delivery_id.partition(":")[0], Step.CLEANUP, ())
 
 

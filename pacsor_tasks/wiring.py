@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from pacsor_tasks.breaker import SharedBreaker
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7.message import MessageOptions
@@ -79,6 +82,7 @@ def build(settings: Settings) -> Ports:
             cap_s=settings.RETRY_MAX_DELAY, horizon_s=settings.DELIVERY_RETRY_HORIZON
         ),
         retention_s=settings.RETENTION_DAYS * 86400,
+        breaker=SharedBreaker(client),
         queue_length=lambda queue: _queue_length(client, queue),
     )
 
@@ -90,6 +94,8 @@ def redis_client(settings: Settings) -> redis.Redis:
         socket_timeout=2,
         socket_connect_timeout=2,
         socket_keepalive=True,
+        # The default would try for seconds; once more is for a connection that was dropped idle.
+        retry=Retry(NoBackoff(), 1),
         health_check_interval=10,
     )
 
