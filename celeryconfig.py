@@ -82,7 +82,6 @@ worker_concurrency = _SETTINGS.WORKER_CONCURRENCY
 worker_cancel_long_running_tasks_on_connection_loss = False  # True loses tasks on Redis
 worker_enable_remote_control = True  # False hangs workers after a Redis restart
 worker_soft_shutdown_timeout = 5.0  # then the message goes back to the queue
-worker_enable_soft_shutdown_on_idle = True
 worker_max_tasks_per_child = 2000
 worker_max_memory_per_child = 400_000  # kB
 worker_send_task_events = True  # Flower

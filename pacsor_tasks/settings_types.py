@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -132,7 +133,10 @@ def kind_of(destination: str) -> DestinationKind | None:
 
 def is_loopback(host: str) -> bool:
     """Whether an address can only be reached from this machine."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def lines(exc: ValidationError, names: Mapping[str, str] | None = None) -> str:

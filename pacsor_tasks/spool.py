@@ -271,6 +271,15 @@ def write_durably(path: Path, content: bytes) -> None:
     fsync_dir(path.parent)
 
 
+def make_shared(path: Path) -> None:
+    """Make a directory that others make and remove at the same time.
+
+    `Path.mkdir(exist_ok=True)` raises when the directory is removed between its two looks.
+    """
+    with suppress(FileExistsError):
+        path.mkdir()
+
+
 def fsync_dir(path: Path) -> None:
     """Make the names in a directory survive a crash."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

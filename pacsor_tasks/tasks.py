@@ -25,7 +25,7 @@ from pacsor_tasks import (
     wiring,
 )
 from pacsor_tasks.app import app
-from pacsor_tasks.errors import ConfigError, PeerUnavailable
+from pacsor_tasks.errors import ConfigError, NotFound, PeerUnavailable
 from pacsor_tasks.ledger import migrate
 from pacsor_tasks.models import Delivery, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
@@ -118,7 +118,7 @@ def sweep() -> None:
         reconcile.reconcile(wiring.ports())
 
 
-@app.task(name="pacsor.relaunch")
+@app.task(name="pacsor.relaunch", throws=(NotFound,))  # a failure, but no traceback
 def relaunch(study_uid: str) -> None:
     """Send a study through every core again."""
     operations.relaunch(study_uid, wiring.ports())

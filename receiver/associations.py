@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pacsor_tasks.spool import Spool, fsync_dir
+from pacsor_tasks.spool import Spool, fsync_dir, make_shared
 from receiver import journal
 from receiver.processes import Living, Process
 
@@ -76,7 +76,7 @@ class OpenAssociation:
     def _mark(self, study_uid: str) -> None:
         marks = _marks_dir(self.process.spool, study_uid)
         while True:
-            marks.mkdir(exist_ok=True)
+            make_shared(marks)
             with suppress(FileNotFoundError):  # the last one out has just removed the directory
                 os.close(os.open(marks / self.id, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
                 return

@@ -29,6 +29,7 @@ from pacsor_tasks.spool import (
     Manifest,
     Spool,
     fsync_dir,
+    make_shared,
     revisions_in,
     write_durably,
 )
@@ -184,7 +185,7 @@ def new_token(earlier: list[str], now: datetime) -> str:
 
 def _move(incoming: Path, study_dir: Path) -> Path:
     while True:
-        study_dir.mkdir(exist_ok=True)
+        make_shared(study_dir)
         making = study_dir / f".{new_token(revisions_in(study_dir), datetime.now(UTC))}"
         try:
             return incoming.rename(making)

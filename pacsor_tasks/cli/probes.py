@@ -48,7 +48,7 @@ class Finding:
 
 def all_probes(settings: Settings) -> Iterator[Probe]:
     """Everything this gateway depends on, in the order in which to put it right."""
-    yield Probe("filter.cfg", lambda: _filter(settings))
+    yield Probe("filter.cfg", lambda: filter_file(settings))
     yield Probe("DATA_DIR", lambda: _data_dir(settings.DATA_DIR.absolute()))
     yield Probe("broker", lambda: _broker(settings), "is Redis running, and BROKER_URL right?")
     yield Probe("ledger", lambda: _ledger(settings), "see LEDGER_URL")
@@ -72,7 +72,12 @@ def try_probe(probe: Probe) -> Finding:
         return Finding(probe.name, False, f"{exc}{advice}")
 
 
-def _filter(settings: Settings) -> str:
+def filter_file(settings: Settings) -> str:
+    """What the receiver will accept.
+
+    Raises:
+        ConfigError: FILTER_CFG cannot be used; names the line.
+    """
     from receiver import profiles
 
     contexts = profiles.load(settings.FILTER_CFG, settings.CONFIG_PROFILE)

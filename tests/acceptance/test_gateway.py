@@ -51,7 +51,9 @@ class Site:
     def send(self, n: int = 2, **attributes: str) -> tuple[str, list[Path]]:
         """A new study by dcmtk's storescu; its UID and files."""
         identity = {"PatientName": NAME, "PatientID": PATIENT_ID, "AccessionNumber": ACCESSION}
-        files = make_study(self.tmp / generate_uid()[-12:], n, **{**identity, **attributes})
+        files = make_study(
+            self.tmp / generate_uid()[-12:], n, side=64, **{**identity, **attributes}
+        )
         storescu(self.gateway.port, *files)
         return study_uid_of(files), files
 

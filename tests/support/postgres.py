@@ -28,12 +28,20 @@ def postgres_server() -> Iterator[str]:
     bin_dir = postgres_bin()
     assert bin_dir is not None
     # PostgreSQL refuses to run as root.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    as_user: list[str | Path] = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     with tempfile.TemporaryDirectory(prefix="pg") as root:
         Path(root).chmod(0o777)
         data, port = f"{root}/data", free_port()
         _quietly([*as_user, bin_dir / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-N"])
-        control = [*as_user, bin_dir / "pg_ctl", "-D", data, "-w", "-l", f"{root}/log"]
+        control: list[str | Path] = [
+            *as_user,
+            bin_dir / "pg_ctl",
+            "-D",
+            data,
+            "-w",
+            "-l",
+            f"{root}/log",
+        ]
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {root}"
         _quietly([*control, "-o", options, "start"])
         try:

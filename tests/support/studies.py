@@ -13,7 +13,7 @@ DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
 
 def make_study(directory: Path, n: int = 2, *, side: int = 64, **attributes: str) -> list[Path]:
-    """Write a study of `n` DX-like instances of side × side pixels of 16 bits.
+    """Write a study of `n` DX-like instances of side by side pixels of 16 bits.
 
     Args:
         directory: Made if missing.
