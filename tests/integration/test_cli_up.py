@@ -153,11 +153,20 @@ def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path: Path) -> None:
 def test_a_setting_a_process_refuses_ends_the_gateway_with_its_message_once(
     tmp_path: Path,
 ) -> None:
-    done = refused(tmp_path, FILTER_CFG="/nowhere/filter.cfg")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "spool").touch()  # a file where the receiver wants its directory
+    done = refused(tmp_path)
     assert done.returncode == 2
-    assert done.stderr.count("FILTER_CFG: /nowhere/filter.cfg") == 1
+    assert done.stderr.count("DATA_DIR: ") == 1
     assert "pacsor: receiver: refused its settings" in done.stderr
     assert "restart_in_s" not in done.stderr
+
+
+def test_an_unreadable_filter_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+    done = refused(tmp_path, FILTER_CFG="/nowhere/filter.cfg")
+    assert done.returncode == 2
+    assert done.stderr.startswith("pacsor: FILTER_CFG: /nowhere/filter.cfg cannot be read")
+    assert done.stderr.count("\n") == 1
 
 
 def test_wrong_settings_are_a_line_each_and_no_traceback(tmp_path: Path) -> None:
