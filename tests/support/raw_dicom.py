@@ -5,7 +5,6 @@ Source: DICOM PS3.8 §9.3 (PDUs), Annex E (command and data fragments), PS3.7 §
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import struct
@@ -292,11 +291,6 @@ class InstanceMaker:
 
     def _uid(self, study: int, instance: int) -> str:
         return f"1.2.826.0.1.1{self.seed:09}.1{study:09}.1{instance:013}"
-
-
-def n_threads(pid: int) -> int:
-    """Threads of a process. Source: proc(5)."""
-    return len(os.listdir(f"/proc/{pid}/task"))
 
 
 def _item(kind: int, value: bytes) -> bytes:
