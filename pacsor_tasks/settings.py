@@ -6,7 +6,6 @@ Source: contract §2.2 (PACSOR's names and defaults), architecture §7 (new name
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from pacsor_tasks import settings_peers as peers
 from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_receiver import ReceptionSettings
 from pacsor_tasks.settings_types import (
     AeTitle,
     CommaList,
@@ -26,7 +26,6 @@ from pacsor_tasks.settings_types import (
     CoreSettings,
     Count,
     FilterRules,
-    Lower,
     Port,
     RisSettings,
     Seconds,
@@ -41,65 +40,10 @@ from pacsor_tasks.settings_types import (
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
 
-class Settings(BaseSettings):
+class Settings(ReceptionSettings):
     """The whole configuration of a gateway, frozen."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
-
-    # --- where things are
-    DATA_DIR: Path = Field(
-        Path("data"), description="Directory of the spool, the SQLite ledger and the embedded Redis"
-    )
-    BROKER_URL: str | None = Field(
-        None,
-        description="Redis URL of the Celery broker; unset: the embedded Redis in DATA_DIR",
-    )
-    LEDGER_URL: str | None = Field(
-        None,
-        description="URL of the ledger (postgresql+psycopg://…); unset: SQLite in DATA_DIR",
-    )
-    PACSOR_LOG_LEVEL: Annotated[Literal["debug", "info", "warn", "warning", "error"], Lower] = (
-        Field("info", description="Least severe log line that is written")
-    )
-    LOG_FORMAT: Annotated[Literal["json", "console"], Lower] = Field(
-        "json", description="Log lines as JSON, or coloured for a person"
-    )
-
-    # --- receiver
-    RECEIVER_HOST: str = Field("0.0.0.0", description="Address the SCP listens on")  # noqa: S104 - a DICOM node is reached from the network
-    PORT: Port = Field(1040, description="Port of the SCP")
-    RECEIVER_AET: AeTitle = Field(
-        "MILVUE", description="AE title of the SCP (any called AE title is accepted)"
-    )
-    CONFIG_PROFILE: str = Field(
-        "WithSC",
-        description="Profile of FILTER_CFG: which SOP classes and transfer syntaxes are accepted",
-    )
-    FILTER_CFG: Path = Field(
-        Path("conf/filter.cfg"), description="Association profiles, DCMTK syntax"
-    )
-    RECEIVER_PROCESSES: Count = Field(
-        default_factory=lambda: min(4, os.cpu_count() or 1),
-        description="Receiver processes on the one port (default: one per core, at most 4)",
-    )
-    RECEIVER_MAX_ASSOCIATIONS: Count = Field(
-        64, description="Associations at once, per receiver process"
-    )
-    RECEIVER_MAX_PDU: int = Field(
-        131072, ge=4096, le=16777216, description="Largest PDU the SCP takes, bytes"
-    )
-    RECEIVER_IDLE_TIMEOUT: Seconds = Field(
-        60, description="Seconds of silence after which an association is aborted"
-    )
-    STUDY_QUIET_SECONDS: Seconds = Field(
-        30, description="A study is stable when no instance came for so many seconds"
-    )
-    STUDY_MAX_WAIT_SECONDS: Seconds = Field(
-        600, description="… or so many seconds after its first instance, whatever else happens"
-    )
-    DUPLICATE_POLICY: Annotated[Literal["keep-first", "replace"], Lower] = Field(
-        "keep-first", description="Same SOP Instance UID with other bytes: which one stays"
-    )
 
     # --- core
     API_URL: Url = Field(description="Base URL of the Milvue API")
@@ -303,11 +247,6 @@ class Settings(BaseSettings):
         """The HL7 destinations in use, by name; none when ENABLE_HL7 is false."""
         names = peers.used_destinations(self)
         return {n: peers.ris(self, n) for n in names if kind_of(n) is DestinationKind.HL7}
-
-    @property
-    def spool_dir(self) -> Path:
-        """The spool, absolute."""
-        return self.DATA_DIR.absolute() / "spool"
 
     @property
     def ledger_url(self) -> str:

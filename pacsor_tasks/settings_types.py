@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +19,14 @@ from pydantic import (
 )
 
 from pacsor_tasks.dicom.rules import FilterRule
+from pacsor_tasks.disk import Watermark
 from pacsor_tasks.models import DestinationKind
 
 SECRETS = frozenset({"TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token"})
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
 COMMAND = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
+NODE = re.compile(r"([^@\\]{1,16})@(\[[0-9A-Fa-f:.%]+\]|[^:@\s\[\]]+):([0-9]{1,5})")
 
 
 def _url(value: str) -> str:
@@ -46,6 +48,10 @@ def _command(value: str) -> str:
     return value
 
 
+def _fullness(value: str) -> str:
+    return Watermark.parse(value).text
+
+
 def comma_list(value: Any) -> Any:
     if isinstance(value, str):
         parts = (part.strip().strip("\"'").strip() for part in value.split(","))
@@ -63,6 +69,7 @@ def _duration(value: Any) -> Any:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+Fullness = Annotated[str, AfterValidator(_fullness)]
 Url = Annotated[str, AfterValidator(_url)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
@@ -123,6 +130,26 @@ class RisSettings(BaseModel):
     name: str
     host: str = Field(min_length=1)
     port: Port
+
+
+class Node(NamedTuple):
+    """An application entity and where it listens."""
+
+    ae_title: str
+    host: str
+    port: int
+
+
+def node(text: str, setting: str) -> Node:
+    """A node from `AET@host:port`; an IPv6 address stands in square brackets.
+
+    Raises:
+        ValueError: It is not written so; names the setting.
+    """
+    match = NODE.fullmatch(text)
+    if match is None or not match[1].strip() or not 0 < int(match[3]) < 65536:
+        raise ValueError(f"{setting}: {text!r} is not AET@host:port, e.g. CT1@10.0.0.5:104")
+    return Node(match[1].strip(), match[2].strip("[]"), int(match[3]))
 
 
 def kind_of(destination: str) -> DestinationKind | None:

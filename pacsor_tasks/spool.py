@@ -6,9 +6,11 @@
     outbox/<token>                           the ledger does not know the revision yet
     requests/<study>                         someone says the study is complete
     associations/<study>/<id>                an open association that contributed to the study
+    seats/<id>@<address>                     an open association, for the limits on their number
     processes/<id>.lock                      a living receiver process holds the lock
     locks/                                   study locks
     results/<run>/<command>/, quarantine/<run>/
+    refusals.json, disk-full                 associations refused; nothing more is taken
 
 A name that begins with a dot is a revision in the making: readers do not see it.
 """
@@ -32,8 +34,8 @@ from pacsor_tasks.dicom.headers import is_uid
 from pacsor_tasks.errors import Permanent
 
 DIRECTORIES = (
-    "tmp", "incoming", "ready", "outbox", "requests", "associations", "processes", "locks",
-    "results", "quarantine",
+    "tmp", "incoming", "ready", "outbox", "requests", "associations", "seats", "processes",
+    "locks", "results", "quarantine",
 )  # fmt: skip
 MANIFEST = "revision.json"
 INSTANCE_SUFFIX = ".dcm"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import structlog
 
+from pacsor_tasks.disk import DiskGuard
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.spool import Spool
-from receiver import profiles
+from receiver import access, profiles
 from receiver.incoming import Incoming
 from receiver.processes import alive
 from receiver.scp import Scp, ScpOptions, quiet_library
@@ -42,12 +43,15 @@ def run(settings: Settings, port: int, ready_file: Path) -> int:
     quiet_library()
     spool = Spool(settings.spool_dir)
     with alive(spool) as process:
-        scp = Scp(_options(settings, port), Incoming(process, settings.DUPLICATE_POLICY))
+        guard = DiskGuard(spool.root, settings.disk_watermarks)
+        gate = access.gate(settings, process, guard)
+        scp = Scp(_options(settings, port), Incoming(process, settings.DUPLICATE_POLICY), gate)
         scp.start()
         ready_file.touch()
         while not stop.wait(TEND_S):
             scp.tend()
         n_aborted = scp.stop(GRACE_S)
+        gate.tend()
         log.info("receiver.process_stopped", n_aborted=n_aborted)
     _end()
     return 0
@@ -59,9 +63,9 @@ def _options(settings: Settings, port: int) -> ScpOptions:
         port=port,
         ae_title=settings.RECEIVER_AET,
         contexts=profiles.load(settings.FILTER_CFG, settings.CONFIG_PROFILE),
-        max_associations=settings.RECEIVER_MAX_ASSOCIATIONS,
         max_pdu_bytes=settings.RECEIVER_MAX_PDU,
         idle_timeout_s=settings.RECEIVER_IDLE_TIMEOUT,
+        tls=access.tls_context(settings),
     )
 
 

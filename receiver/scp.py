@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import socketserver
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,9 +22,10 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.transport import ThreadedAssociationServer
 
 from receiver.associations import OpenAssociation
+from receiver.doorway import GuardedServer
+from receiver.gate import Gate
 from receiver.handlers import Answer, StoreRequest, store
 from receiver.incoming import Incoming
 from receiver.profiles import Context
@@ -43,10 +46,11 @@ class ScpOptions:
     port: int
     ae_title: str
     contexts: Sequence[Context]
-    max_associations: int
     max_pdu_bytes: int
     #: seconds of silence after which an association is aborted; 0: never
     idle_timeout_s: float
+    #: None: plain DICOM
+    tls: ssl.SSLContext | None = None
 
 
 class Scp:
@@ -55,11 +59,13 @@ class Scp:
     Args:
         options: How it listens.
         incoming: Where the instances go.
+        gate: Who is let in.
     """
 
-    def __init__(self, options: ScpOptions, incoming: Incoming) -> None:
+    def __init__(self, options: ScpOptions, incoming: Incoming, gate: Gate) -> None:
         self.options = options
         self.incoming = incoming
+        self.gate = gate
         self._open: dict[Association, OpenAssociation] = {}
         self._guard = threading.Lock()
         # pynetdicom's default handlers describe every message: costly, and dumps say too much.
@@ -83,6 +89,7 @@ class Scp:
         for association in list(self._open):
             if not association.is_alive():
                 self._forget(association)
+        self.gate.tend()
 
     def stop(self, grace_s: float) -> int:
         """Stop accepting, let associations finish, then abort them.
@@ -111,7 +118,8 @@ class Scp:
     def _make_server(self) -> _Server:
         options = self.options
         ae = AE(ae_title=options.ae_title)
-        ae.maximum_associations = options.max_associations
+        ae.maximum_associations = sys.maxsize  # the gate counts, over all processes
+        ae.acse_timeout = self.gate.associate_timeout_s
         ae.maximum_pdu_size = options.max_pdu_bytes
         ae.network_timeout = options.idle_timeout_s or None
         for context in options.contexts:
@@ -124,10 +132,12 @@ class Scp:
                 (evt.EVT_C_STORE, self._on_store),
                 (evt.EVT_RELEASED, self._on_end),
                 (evt.EVT_ABORTED, self._on_end),
+                *self.gate.handlers,
             ],
             server_class=_Server,
         )
         assert isinstance(server, _Server)  # noqa: S101 - for mypy: make_server returns a union
+        server.gate, server.tls = self.gate, options.tls
         return server
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
@@ -177,7 +187,7 @@ class Scp:
             )
 
 
-class _Server(ThreadedAssociationServer):
+class _Server(GuardedServer):
     """A listening socket that several processes may share, and accepted ones without delay."""
 
     request_queue_size = LISTEN_BACKLOG

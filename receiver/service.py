@@ -24,7 +24,7 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.spool import Spool
 from pacsor_tasks.supervisor import Backoff, Supervisor, python_module
-from receiver import profiles
+from receiver import access, profiles
 from receiver.announcer import Announcer, Enqueue
 from receiver.closing import Closer
 from receiver.stabilisation import Sweeper
@@ -48,10 +48,11 @@ def run(settings: Settings, port: int, port_file: Path | None, enqueue: Enqueue)
         enqueue: `pipeline.enqueue_ingest`.
 
     Raises:
-        ConfigError: The profile is unknown, the filter file malformed, the spool cannot be made,
-            or the port is taken.
+        ConfigError: The profile is unknown, the filter file or the allow list malformed, a
+            certificate unusable, the spool cannot be made, or the port is taken.
     """
     profiles.load(settings.FILTER_CFG, settings.CONFIG_PROFILE)
+    access.check(settings)
     spool = Spool(settings.spool_dir)
     try:
         spool.prepare()
