@@ -45,7 +45,8 @@ def run(settings: Settings, port: int, ready_file: Path) -> int:
     with alive(spool) as process:
         guard = DiskGuard(spool.root, settings.disk_watermarks)
         gate = access.gate(settings, process, guard)
-        scp = Scp(_options(settings, port), Incoming(process, settings.DUPLICATE_POLICY), gate)
+        incoming = Incoming(process, settings.DUPLICATE_POLICY, guard.is_full)
+        scp = Scp(_options(settings, port), incoming, gate)
         scp.start()
         ready_file.touch()
         while not stop.wait(TEND_S):
