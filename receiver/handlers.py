@@ -1,11 +1,13 @@
 """C-STORE: an instance's bytes, as sent, into the spool, and the status that says how it went.
 
-Knows no pynetdicom: `scp` brings the request here and takes the answer back.
+Knows no pynetdicom: `transport` and `scp` bring the request here and take the answer back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -14,15 +16,20 @@ from pacsor_tasks.dicom.headers import Peek, has_leading_zero, is_uid, peek
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
 from receiver.associations import OpenAssociation
-from receiver.incoming import Incoming, Outcome
+from receiver.incoming import Incoming, Outcome, Partial
 from receiver.status import StoreStatus
 
 log = structlog.get_logger(__name__)
 
+#: A data set that never ends must not fill the disk: how often to look, in writes of up to 256 kB.
+WRITES_PER_LOOK = 64
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreRequest:
-    """A C-STORE request as it came."""
+    """A C-STORE request, without its data set."""
 
     #: of the command: Affected SOP Class and Instance UID
     sop_class_uid: str
@@ -30,7 +37,6 @@ class StoreRequest:
     #: of the presentation context it came in
     abstract_syntax_uid: str
     transfer_syntax_uid: str
-    data_set: Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +51,155 @@ class Answer:
 SUCCESS = Answer(StoreStatus.SUCCESS)
 
 
-def store(incoming: Incoming, request: StoreRequest, association: OpenAssociation) -> Answer:
-    """Serve one C-STORE. Never raises, never decodes the data set.
+def store(
+    incoming: Incoming, request: StoreRequest, data_set: Buffer, association: OpenAssociation
+) -> Answer:
+    """Serve one C-STORE whose data set is there as a whole. Never raises."""
+    arrival = Arrival(incoming, request, association)
+    with memoryview(data_set) as view:
+        return arrival.finish([view] if len(view) else [])
+
+
+class Arrival:
+    """One C-STORE, from its command to its answer. Never raises, never decodes the data set.
+
+    Used by one thread. After `finish` or `abandon` it is of no use.
+
+    Args:
+        incoming: Where instances go.
+        request: What the command says.
+        association: Who sends.
 
     Source: DICOM PS3.4 §B.2.3.
     """
-    try:
-        header = check(request)
-        if isinstance(header, InstanceHeader):
-            outcome = incoming.store(header, request.data_set, association)
-            _tell(header, outcome, association)
-            association.n_stored += 1
-            return SUCCESS
-        answer = header
-    except OSError as exc:
-        # Full disk, quota, too many open files, a broken disk: ours to mend, the sender's to retry.
-        answer = Answer(StoreStatus.OUT_OF_RESOURCES, exc.strerror or type(exc).__name__)
-    except Exception as exc:
-        log.exception("store.failed")
-        answer = Answer(StoreStatus.PROCESSING_FAILURE, type(exc).__name__)
-    association.n_refused += 1
-    log.warning(
-        "store.refused",
-        status=answer.status.hex,
-        meaning=answer.status.meaning,
-        reason=answer.reason,
-        calling_aet=association.calling_aet,
-        peer=association.peer,
-        instance_uid=request.sop_instance_uid if is_uid(request.sop_instance_uid) else None,
-    )
-    return answer
+
+    def __init__(
+        self, incoming: Incoming, request: StoreRequest, association: OpenAssociation
+    ) -> None:
+        self._incoming = incoming
+        self._request = request
+        self._association = association
+        self._partial: Partial | None = None
+        self._refusal: Answer | None = None
+        self._n_writes = 0
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Take the next pieces of the data set: at most `incoming.MAX_PIECES`.
+
+        After a failure they go nowhere: the sender listens only when it has sent everything.
+        """
+        if self._refusal is None:
+            self._refusal = self._attempt(self._write, pieces)
+            if self._refusal is not None:
+                self._discard()
+
+    def finish(self, pieces: Sequence[memoryview] = ()) -> Answer:
+        """Take the last pieces: what the sender is told."""
+        answer = self._refusal
+        if answer is None:
+            answer = self._attempt(self._finish, pieces)
+        self._discard()
+        if answer.status:
+            self._association.n_refused += 1
+            self._log_refusal(answer)
+        else:
+            self._association.n_stored += 1
+        return answer
+
+    def abandon(self) -> None:
+        """The rest never comes: nothing stays. Safe to repeat."""
+        self._discard()
+
+    def _attempt(
+        self, step: Callable[[Sequence[memoryview]], T], pieces: Sequence[memoryview]
+    ) -> T | Answer:
+        try:
+            return step(pieces)
+        except OSError as exc:
+            # Full disk, quota, too many open files, a broken disk: ours to mend, the sender's to
+            # retry.
+            return Answer(StoreStatus.OUT_OF_RESOURCES, exc.strerror or type(exc).__name__)
+        except Exception as exc:
+            log.exception("store.failed")
+            return Answer(StoreStatus.PROCESSING_FAILURE, type(exc).__name__)
+
+    def _write(self, pieces: Sequence[memoryview]) -> None:
+        if self._partial is None:
+            self._partial = self._begin()
+        self._n_writes += 1
+        if self._n_writes % WRITES_PER_LOOK == 0:
+            self._incoming.check_room()
+        self._partial.write(pieces)
+
+    def _begin(self) -> Partial:
+        request = self._request
+        return self._incoming.begin(
+            sop_class_uid=_uid_or_none(request.sop_class_uid),
+            sop_instance_uid=_uid_or_none(request.sop_instance_uid),
+            transfer_syntax_uid=request.transfer_syntax_uid,
+        )
+
+    def _finish(self, pieces: Sequence[memoryview]) -> Answer:
+        if self._partial is None:
+            # It all came at once: looked at before anything is written.
+            header = _check_pieces(self._request, pieces)
+            if isinstance(header, Answer):
+                return header
+            self._write(pieces)
+        else:
+            if pieces:
+                self._partial.write(pieces)
+            with self._partial.data_set() as data_set:
+                header = check(self._request, data_set)
+            if isinstance(header, Answer):
+                return header
+        return self._keep(header)
+
+    def _keep(self, header: InstanceHeader) -> Answer:
+        assert self._partial is not None  # noqa: S101 - for mypy: both ways here have written
+        outcome = self._incoming.keep(self._partial, header, self._association)
+        _tell(header, outcome, self._association)
+        return SUCCESS
+
+    def _discard(self) -> None:
+        if self._partial is not None:
+            try:
+                self._partial.discard()
+            except OSError as exc:
+                # The next start removes it.
+                log.warning("store.partial_left", reason=exc.strerror)
+            self._partial = None
+
+    def _log_refusal(self, answer: Answer) -> None:
+        uid = self._request.sop_instance_uid
+        log.warning(
+            "store.refused",
+            status=answer.status.hex,
+            meaning=answer.status.meaning,
+            reason=answer.reason,
+            calling_aet=self._association.calling_aet,
+            peer=self._association.peer,
+            instance_uid=uid if is_uid(uid) else None,
+        )
 
 
-def check(request: StoreRequest) -> InstanceHeader | Answer:
+def _uid_or_none(uid: str) -> str:
+    """The UID, or "" where it is none: that instance is refused at its end, and by its own UIDs."""
+    return uid if is_uid(uid) else ""
+
+
+def _check_pieces(request: StoreRequest, pieces: Sequence[memoryview]) -> InstanceHeader | Answer:
+    if len(pieces) == 1:
+        return check(request, pieces[0])
+    return check(request, b"".join(pieces))
+
+
+def check(request: StoreRequest, data_set: Buffer) -> InstanceHeader | Answer:
     """Whether the gateway can take an instance: its header, or the refusal."""
-    if not len(request.data_set):
+    if not len(data_set):
         return Answer(StoreStatus.EMPTY_DATA_SET, "no bytes")
     try:
-        found = peek(request.data_set, request.transfer_syntax_uid, to_end=True)
+        found = peek(data_set, request.transfer_syntax_uid, to_end=True)
     except BadResponse as exc:
         return Answer(StoreStatus.NOT_A_DATA_SET, str(exc))
     return _uids_refused(found) or _mismatch(request, found) or _header(request, found)

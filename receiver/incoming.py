@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import io
+import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +33,8 @@ from receiver.processes import Process
 IMPLEMENTATION_CLASS_UID = "2.25.214603879584251435457174726474464281424"
 IMPLEMENTATION_VERSION = f"PACSORTASK {__version__}"[:16]
 COMPARE_BYTES = 1 << 20
+#: Pieces of one `write`: what a system call takes (IOV_MAX), less the file's head.
+MAX_PIECES = 1000
 
 DuplicatePolicy = Literal["keep-first", "replace"]
 
@@ -44,6 +48,72 @@ class Outcome(StrEnum):
     REPLACED = "duplicate.replaced"
 
 
+class Partial:
+    """An instance's file while it arrives: memory does not grow with it.
+
+    Args:
+        path: Where; it must not exist.
+        head: What stands before the data set.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, path: Path, head: bytes) -> None:
+        self.path = path
+        self._head_bytes = len(head)
+        self._unwritten: list[Buffer] = [head]
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o666)
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Add to the data set.
+
+        Args:
+            pieces: At most `MAX_PIECES`; not needed any longer afterwards.
+
+        Raises:
+            OSError: The disk is full, or broken.
+        """
+        parts, self._unwritten = [*self._unwritten, *pieces], []
+        n_bytes = sum(len(part) for part in parts)
+        written = os.writev(self._fd, parts)
+        if written < n_bytes:
+            self._write_rest(parts, written)
+
+    def _write_rest(self, parts: Sequence[Buffer], written: int) -> None:
+        # One call takes at most 2 GB, and less when the disk has become full.
+        for part in parts:
+            at, written = min(written, len(part)), max(0, written - len(part))
+            with memoryview(part) as view:
+                while at < len(view):
+                    at += os.write(self._fd, view[at:])
+
+    @contextmanager
+    def data_set(self) -> Iterator[memoryview]:
+        """What was written of the data set, mapped: only what is looked at is read."""
+        size = os.fstat(self._fd).st_size
+        with mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) as mapped:
+            whole = memoryview(mapped)
+            with whole, whole[self._head_bytes :] as view:
+                yield view
+
+    def sync(self) -> None:
+        """Make it survive a crash of the machine.
+
+        Raises:
+            OSError: It does not.
+        """
+        os.fdatasync(self._fd)
+
+    def discard(self) -> None:
+        """Close and delete the file. Safe to repeat."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self.path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """Where instances go."""
@@ -53,38 +123,65 @@ class Incoming:
     #: asked before anything is written: the disk's watermark
     is_disk_full: Callable[[], bool] = lambda: False
 
-    def store(
-        self, header: InstanceHeader, data_set: Buffer, association: OpenAssociation
+    def begin(
+        self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> Partial:
+        """The file of an instance that begins to arrive, still without a study.
+
+        Raises:
+            OSError: It cannot be made, or the disk is too full.
+        """
+        self.check_room()
+        meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return Partial(self.process.new_partial(), meta)
+
+    def check_room(self) -> None:
+        """Refuse above the disk's watermark.
+
+        Raises:
+            OSError: The disk is too full.
+        """
+        if self.is_disk_full():
+            raise OSError(errno.ENOSPC, "the disk is above its watermark")
+
+    def keep(
+        self, partial: Partial, header: InstanceHeader, association: OpenAssociation
     ) -> Outcome:
         """Make an instance part of its study. When this returns, a crash no longer loses it.
 
         Args:
+            partial: The instance, whole; its file is gone afterwards, whatever happens.
             header: Its UIDs, checked.
-            data_set: The encoded data set as sent; written in place, not copied.
             association: Who sent it.
+
+        Raises:
+            OSError: It could not be done; nothing of it is left.
+        """
+        try:
+            partial.sync()
+            return self.publish(partial.path, header, association)
+        finally:
+            partial.discard()
+
+    def store(
+        self, header: InstanceHeader, data_set: Buffer, association: OpenAssociation
+    ) -> Outcome:
+        """`begin`, write and `keep` in one, of a data set that is there.
 
         Raises:
             OSError: It could not be written; nothing of it is left.
         """
-        self.require_room()
-        partial = self.process.new_partial()
+        partial = self.begin(
+            sop_class_uid=header.sop_class_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+        )
         try:
-            with partial.open("xb", buffering=0) as file:
-                _write_all(file, file_meta(header))
-                _write_all(file, data_set)
-                os.fdatasync(file.fileno())
-            return self.publish(partial, header, association)
+            with memoryview(data_set) as view:
+                partial.write([view])
+            return self.keep(partial, header, association)
         finally:
-            partial.unlink(missing_ok=True)
-
-    def require_room(self) -> None:
-        """Refuse while what is left of the disk is needed for what was taken already.
-
-        Raises:
-            OSError: ENOSPC, as the disk itself would say later.
-        """
-        if self.is_disk_full():
-            raise OSError(errno.ENOSPC, "the disk is fuller than DISK_HIGH_WATERMARK")
+            partial.discard()
 
     def publish(
         self, partial: Path, header: InstanceHeader, association: OpenAssociation
@@ -143,16 +240,15 @@ def same_data_set(one: Path, other: Path) -> bool:
                 return True
 
 
-def file_meta(header: InstanceHeader) -> bytes:
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Preamble, prefix and file meta information. Source: DICOM PS3.10 §7.1."""
     group = b"".join(
         (
             struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
-            _short(0x0002, b"UI", header.sop_class_uid),
-            _short(0x0003, b"UI", header.sop_instance_uid),
-            _short(0x0010, b"UI", header.transfer_syntax_uid),
-            _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-            _short(0x0013, b"SH", IMPLEMENTATION_VERSION),
+            _short(0x0002, b"UI", sop_class_uid),
+            _short(0x0003, b"UI", sop_instance_uid),
+            _short(0x0010, b"UI", transfer_syntax_uid),
+            _IMPLEMENTATION,
         )
     )
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group))
@@ -166,17 +262,6 @@ def _short(number: int, vr: bytes, value: str) -> bytes:
     return struct.pack("<HH2sH", 0x0002, number, vr, len(encoded)) + encoded
 
 
-def _write_all(file: io.FileIO, data: Buffer) -> None:
-    view = memoryview(data)
-    try:
-        at = 0
-        while at < len(view):
-            # One write takes at most 2 GB.
-            at += file.write(view[at:])
-    finally:
-        view.release()
-
-
 def _read_exactly(file: io.FileIO, n_bytes: int) -> bytes:
     parts = bytearray()
     while len(parts) < n_bytes:
@@ -185,3 +270,8 @@ def _read_exactly(file: io.FileIO, n_bytes: int) -> bytes:
             break
         parts += piece
     return bytes(parts)
+
+
+_IMPLEMENTATION = _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID) + _short(
+    0x0013, b"SH", IMPLEMENTATION_VERSION
+)

@@ -151,8 +151,8 @@ class Scp:
                     sop_instance_uid=str(request.AffectedSOPInstanceUID),
                     abstract_syntax_uid=str(context.abstract_syntax),
                     transfer_syntax_uid=str(context.transfer_syntax),
-                    data_set=data_set,
                 ),
+                data_set,
                 self._opened(event.assoc),
             )
         return _response(answer)
