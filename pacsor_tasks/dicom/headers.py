@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
@@ -29,6 +30,8 @@ STUDY_UID = 0x0020000D
 SERIES_UID = 0x0020000E
 META_SYNTAX = 0x00020010
 PREAMBLE_BYTES = 128
+#: File meta information is a few hundred bytes.
+META_BYTES = 2048
 #: Character sets that stand alone: no code extensions beside them (PS3.3 §C.12.1.1.2).
 WHOLE_SETS = ("ISO_IR 192", "GB18030", "GBK")
 
@@ -130,7 +133,33 @@ def data_set_offset(path: Path) -> tuple[str, int]:
     Raises:
         BadResponse: Not a readable DICOM file.
     """
-    with _mapped(path) as data:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return data_set_start(file)
+    except OSError as exc:
+        raise BadResponse(f"the file cannot be read: {exc.strerror}") from exc
+
+
+def data_set_start(file: BinaryIO) -> tuple[str, int]:
+    """As `data_set_offset`, of an open file, which is left at some position.
+
+    Raises:
+        BadResponse: Not a DICOM file.
+        OSError: It cannot be read.
+    """
+    file.seek(0)
+    head = file.read(META_BYTES)
+    if not head:
+        raise BadResponse("the file is empty")
+    try:
+        syntax, start = _file_meta(head)
+        is_whole = start + 8 <= len(head)
+    except BadResponse:
+        is_whole = False
+    if is_whole:
+        return syntax, start
+    # Nearly all are shorter; the rest, and what is no DICOM file, is looked at whole.
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _file_meta(data)
 
 
@@ -145,7 +174,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         raise BadResponse(f"the file cannot be read: {exc.strerror}") from exc
 
 
-def _file_meta(data: mmap.mmap) -> tuple[str, int]:
+def _file_meta(data: Buffer) -> tuple[str, int]:
     start = PREAMBLE_BYTES + 4
     if data[PREAMBLE_BYTES:start] != b"DICM":
         raise BadResponse("not a DICOM file: no DICM prefix")

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -22,15 +22,15 @@ import structlog
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from pacsor_tasks.dicom.association import Association, associate
+from pacsor_tasks.dicom.association import Association, Packed, associate
 from pacsor_tasks.dicom.dimse import meaning
-from pacsor_tasks.dicom.headers import data_set_offset
+from pacsor_tasks.dicom.headers import data_set_offset, data_set_start
 from pacsor_tasks.dicom.negotiation import Pair
 from pacsor_tasks.dicom.scu_contexts import choose, propose
 from pacsor_tasks.dicom.statuses import NO_CONTEXT, UNSENDABLE, Verdict, classify
 from pacsor_tasks.dicom.transcode import transcode
 from pacsor_tasks.dicom.wire import Pacs
-from pacsor_tasks.errors import PeerUnavailable, Permanent, Rejected, Retryable
+from pacsor_tasks.errors import BadResponse, PeerUnavailable, Permanent, Rejected, Retryable
 
 __all__ = ["OnAnswer", "Pacs", "StoreItem", "echo", "store"]
 
@@ -168,46 +168,88 @@ def _send_what_fits(
 ) -> list[StoreItem]:
     """Send the instances that an accepted context takes; the others come back."""
     left = []
-    for item in waiting:
-        pair = choose(item.pair, association.contexts, answers)
-        if pair is None:
-            left.append(item)
-            continue
-        try:
-            with _opened(item, pair.transfer_syntax_uid) as (data, size):
-                status = association.store(pair, item.sop_instance_uid, data, size)
-        except _UnsendableError as exc:
-            tally.settle(item, UNSENDABLE, str(exc))
-        else:
-            tally.settle(item, status)
+    with _Sender(association, tally) as sender:
+        for item in waiting:
+            pair = choose(item.pair, association.contexts, answers)
+            if pair is None:
+                left.append(item)
+            else:
+                sender.send(item, pair)
+        sender.finish()
     return left
+
+
+class _Sender:
+    """Sends one instance after the other, each made ready while the one before is answered.
+
+    An instance is settled before the next one goes out, so that who settles it can stop there.
+    """
+
+    def __init__(self, association: Association, tally: _Tally) -> None:
+        self._association = association
+        self._tally = tally
+        #: sent and not yet answered
+        self._awaited: StoreItem | None = None
+        #: the data set under way
+        self._data: BinaryIO | None = None
+
+    def __enter__(self) -> _Sender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._data is not None:
+            self._data.close()
+
+    def send(self, item: StoreItem, pair: Pair) -> None:
+        """Send an instance, once the one before is settled."""
+        if item.transfer_syntax_uid != pair.transfer_syntax_uid:
+            self.finish()  # re-encoding may take long: what was answered is not held back by it
+        try:
+            packed = self._packed(item, pair)
+        except _UnsendableError as exc:
+            self.finish()
+            self._tally.settle(item, UNSENDABLE, str(exc))
+            return
+        self.finish()
+        self._association.send(packed)
+        self._awaited = item
+
+    def finish(self) -> None:
+        """Settle what was sent last."""
+        if self._awaited is not None:
+            item, self._awaited = self._awaited, None
+            self._tally.settle(item, self._association.answer())
+
+    def _packed(self, item: StoreItem, pair: Pair) -> Packed:
+        if self._data is not None:
+            self._data.close()
+        self._data = data = _opened(item, pair.transfer_syntax_uid)
+        try:
+            size = os.fstat(data.fileno()).st_size - data.tell()
+            return self._association.pack(pair, item.sop_instance_uid, data, size)
+        except OSError as exc:
+            raise Retryable(f"an instance cannot be read: {exc.strerror}") from exc
 
 
 class _UnsendableError(Permanent):
     """An instance's file cannot be sent. Its bytes have not touched the wire."""
 
 
-@contextmanager
-def _opened(item: StoreItem, transfer_syntax_uid: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The data set in a transfer syntax, at its start, and its size in bytes."""
+def _opened(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
+    """The data set in a transfer syntax, at its start."""
     try:
-        data = _open(item, transfer_syntax_uid)
+        return _open(item, transfer_syntax_uid)
     except Permanent as exc:
         raise _UnsendableError(str(exc)) from exc
     except OSError as exc:
         raise Retryable(f"an instance cannot be opened: {exc.strerror}") from exc
-    with data:
-        yield data, os.fstat(data.fileno()).st_size - data.tell()
 
 
 def _open(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
-    syntax, start = data_set_offset(item.path)
-    if syntax != item.transfer_syntax_uid:
-        raise Permanent(f"the file is {UID(syntax).name}, not {_name(item.transfer_syntax_uid)}")
-    if syntax == transfer_syntax_uid:
-        data: BinaryIO = item.path.open("rb", buffering=0)
-        data.seek(start)
-        return data
+    if item.transfer_syntax_uid == transfer_syntax_uid:
+        return _open_as_it_is(item)
+    syntax, _ = data_set_offset(item.path)
+    _require_syntax(item, syntax)
     with ExitStack() as stack:
         # Unnamed, and on the spool's disk: /tmp may be memory.
         copy = stack.enter_context(tempfile.TemporaryFile(dir=item.path.parent))
@@ -215,6 +257,24 @@ def _open(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
         copy.seek(0)
         stack.pop_all()
     return copy
+
+
+def _open_as_it_is(item: StoreItem) -> BinaryIO:
+    with ExitStack() as stack:
+        try:
+            data: BinaryIO = stack.enter_context(item.path.open("rb", buffering=0))
+        except OSError as exc:
+            raise BadResponse(f"the file cannot be read: {exc.strerror}") from exc
+        syntax, start = data_set_start(data)
+        _require_syntax(item, syntax)
+        data.seek(start)
+        stack.pop_all()
+    return data
+
+
+def _require_syntax(item: StoreItem, syntax: str) -> None:
+    if syntax != item.transfer_syntax_uid:
+        raise Permanent(f"the file is {_name(syntax)}, not {_name(item.transfer_syntax_uid)}")
 
 
 def _not_accepted(item: StoreItem) -> str:

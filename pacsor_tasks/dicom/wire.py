@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,8 @@ from pacsor_tasks.errors import BadResponse, PeerUnavailable
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 2, 3, 4, 5, 6, 7
 #: The largest PDU a peer may send us (bytes). Its answers are a few hundred bytes long.
 MAX_INCOMING_BYTES = 1 << 20
+#: Taken from the kernel at once.
+RECEIVE_BYTES = 1 << 16
 #: Buffers one system call takes.
 IOV_MAX = 1024
 #: Seconds a last word (A-ABORT) may take.
@@ -54,6 +58,12 @@ class Wire:
     def __init__(self, pacs: Pacs, connection: socket.socket) -> None:
         self._pacs = pacs
         self._socket = connection
+        connection.setblocking(False)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(connection, select.POLLIN)
+        self._writable.register(connection, select.POLLOUT)
+        #: what came after the last whole PDU
+        self._pending = bytearray()
 
     def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
         """Send buffers in order, none copied.
@@ -65,18 +75,23 @@ class Wire:
         Raises:
             PeerUnavailable: The peer takes nothing, or the connection is lost.
         """
-        left = [memoryview(part) for part in parts]
-        with self._translated("did not take data", timeout_s):
-            self._socket.settimeout(timeout_s)
+        left = list(parts)
+        try:
             while left:
-                sent = self._socket.sendmsg(left[:IOV_MAX])
+                try:
+                    sent = self._socket.sendmsg(left[:IOV_MAX])
+                except BlockingIOError:
+                    _wait(self._writable, timeout_s)
+                    continue
                 done = 0
                 while done < len(left) and sent >= len(left[done]):
                     sent -= len(left[done])
                     done += 1
                 del left[:done]
                 if sent:
-                    left[0] = left[0][sent:]
+                    left[0] = memoryview(left[0])[sent:]
+        except OSError as exc:
+            raise self._translated(exc, "did not take data", timeout_s) from exc
 
     def receive(self, timeout_s: float) -> tuple[int, bytearray]:
         """The next PDU: its type and its whole bytes, header included.
@@ -89,14 +104,16 @@ class Wire:
             BadResponse: What answers does not speak the DICOM upper layer.
         """
         deadline = time.monotonic() + timeout_s
-        pdu = bytearray(6)
-        with self._translated("did not answer", timeout_s):
-            self._fill(memoryview(pdu), deadline)
-            kind, length = pdu[0], int.from_bytes(pdu[2:6], "big")
+        try:
+            self._fill(6, deadline)
+            kind, length = self._pending[0], int.from_bytes(self._pending[2:6], "big")
             if not 1 <= kind <= 7 or length > MAX_INCOMING_BYTES:
                 raise BadResponse(f"{self._pacs} does not speak DICOM")
-            pdu += bytes(length)
-            self._fill(memoryview(pdu)[6:], deadline)
+            self._fill(6 + length, deadline)
+        except OSError as exc:
+            raise self._translated(exc, "did not answer", timeout_s) from exc
+        pdu = self._pending[: 6 + length]
+        del self._pending[: 6 + length]
         if kind == ABORT:
             raise PeerUnavailable(f"{self._pacs} aborted the association{_why(pdu)}")
         return kind, pdu
@@ -109,27 +126,28 @@ class Wire:
         except OSError:
             pass  # the connection is closed next anyway
 
-    def _fill(self, view: memoryview, deadline: float) -> None:
-        while view:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            count = self._socket.recv_into(view)
-            if not count:
+    def _fill(self, size: int, deadline: float) -> None:
+        while len(self._pending) < size:
+            _wait(self._readable, deadline - time.monotonic())
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue  # the kernel had thought there was something
+            if not data:
                 raise ConnectionError("closed the connection")
-            view = view[count:]
+            self._pending += data
 
-    @contextmanager
-    def _translated(self, complaint: str, timeout_s: float) -> Iterator[None]:
-        try:
-            yield
-        except TimeoutError as exc:
-            raise PeerUnavailable(f"{self._pacs} {complaint} within {timeout_s:g} s") from exc
-        except OSError as exc:
-            # An errno has a strerror; our own ConnectionError has only its words.
-            what = f"lost the connection: {exc.strerror}" if exc.strerror else str(exc)
-            raise PeerUnavailable(f"{self._pacs} {what}") from exc
+    def _translated(self, exc: OSError, complaint: str, timeout_s: float) -> PeerUnavailable:
+        if isinstance(exc, TimeoutError) and not exc.errno:
+            return PeerUnavailable(f"{self._pacs} {complaint} within {timeout_s:g} s")
+        # An errno has a strerror; our own ConnectionError has only its words.
+        what = f"lost the connection: {exc.strerror}" if exc.strerror else str(exc)
+        return PeerUnavailable(f"{self._pacs} {what}")
+
+
+def _wait(poll: select.poll, timeout_s: float) -> None:
+    if timeout_s <= 0 or not poll.poll(math.ceil(timeout_s * 1000)):
+        raise TimeoutError
 
 
 @contextmanager
