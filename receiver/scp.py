@@ -26,9 +26,10 @@ from pynetdicom.dul import DULServiceProvider
 from receiver.associations import OpenAssociation
 from receiver.doorway import GuardedServer
 from receiver.gate import Gate
-from receiver.handlers import Answer, StoreRequest, store
+from receiver.handlers import Answer, Arrival, StoreRequest, store
 from receiver.incoming import Incoming
 from receiver.profiles import Context
+from receiver.transport import request_handler
 
 log = structlog.get_logger(__name__)
 
@@ -135,10 +136,14 @@ class Scp:
                 *self.gate.handlers,
             ],
             server_class=_Server,
+            request_handler=request_handler(self._begin),
         )
         assert isinstance(server, _Server)  # noqa: S101 - for mypy: make_server returns a union
         server.gate, server.tls = self.gate, options.tls
         return server
+
+    def _begin(self, association: Association, request: StoreRequest) -> Arrival:
+        return Arrival(self.incoming, request, self._opened(association))
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
         request, context = cast(C_STORE, event.request), event.context

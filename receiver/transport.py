@@ -1,0 +1,362 @@
+"""The reading path under pynetdicom: event-driven, and C-STORE data straight into its file.
+
+    socket ─poll─► one buffer ─► Inbound ─┬─ P-DATA of a C-STORE ─► writev to the partial file
+                                          └─ everything else ─────► pynetdicom, as if it had read it
+
+This is the one place that knows pynetdicom's internals. Negotiation, state machine, timers, abort,
+release and every service but C-STORE stay its own; for a release of it that is not in
+`KNOWN_VERSIONS`, so does the reading (slower, and a whole instance in memory).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pynetdicom
+import structlog
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket, RequestHandler
+
+from receiver.handlers import Arrival, StoreRequest
+from receiver.inbound import Accepted, Inbound
+from receiver.pdata import HEAD_BYTES, Malformed
+from receiver.waking import Checkpoint, TellingQueue, Wake
+
+log = structlog.get_logger(__name__)
+
+#: Releases whose internals this module was written against; tests/unit/test_transport_internals.py
+#: lists what it relies on.
+KNOWN_VERSIONS = frozenset({"3.0.4"})
+#: What one read may bring, and the longest PDU that is not P-DATA: an A-ASSOCIATE-RQ of 128
+#: contexts with 40 transfer syntaxes each has about 150 kB.
+BUFFER_BYTES = 1 << 18
+#: Milliseconds without an event until the reading thread looks at its timers.
+PATIENCE_MS = 250
+#: … and until it goes on when it may not read yet.
+SHORT_MS = 2
+#: Messages that wait for pynetdicom before no more are read: a peer must await its answers.
+MAX_BACKLOG = 32
+
+#: Begins a C-STORE of an association.
+Begin = Callable[[Association, StoreRequest], Arrival]
+
+
+def request_handler(begin: Begin) -> Callable[..., RequestHandler]:
+    """What serves a connection: the reading path above if pynetdicom is known, else its own.
+
+    Args:
+        begin: Called for each C-STORE, by the association's reading thread.
+    """
+    version = pynetdicom.__version__
+    if version in KNOWN_VERSIONS and hasattr(os, "eventfd"):
+        return partial(StreamingHandler, begin=begin)
+    log.warning(
+        "transport.slow",
+        message="instances are read by pynetdicom itself: slower, and each in memory",
+        pynetdicom=version,
+        known=sorted(KNOWN_VERSIONS),
+    )
+    return RequestHandler
+
+
+class StreamingHandler(RequestHandler):
+    """Makes pynetdicom's association for a connection, then changes how it reads."""
+
+    def __init__(self, *args: Any, begin: Begin) -> None:
+        self._begin = begin
+        super().__init__(*args)
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        self._fit(association)
+        return association
+
+    def _fit(self, association: Association) -> None:
+        dul = StreamingDul(association, partial(self._begin, association))
+        association.dul = dul
+        # The two setters hand their values to the timers of the new provider.
+        association.acse_timeout = association.acse_timeout
+        association.network_timeout = association.network_timeout
+        dul.socket = BufferedSocket(association, client_socket=self.request)
+        checkpoint = Checkpoint(lambda: is_due(association))
+        association._reactor_checkpoint = cast(threading.Event, checkpoint)
+        association.dimse.msg_queue = TellingQueue(checkpoint.look)
+        dul.to_user_queue = TellingQueue(checkpoint.look)
+        dul.on_end = checkpoint.look
+
+
+def is_due(association: Association) -> bool:
+    """Whether an association's own thread has anything to do."""
+    dul = association.dul
+    return bool(
+        association._kill
+        or association.dimse.msg_queue.queue
+        or dul.to_user_queue.queue
+        or not dul.is_alive()
+        or dul.idle_timer_expired()
+    )
+
+
+class BufferedSocket(AssociationSocket):
+    """A connection that is read into one buffer, when there is something to read."""
+
+    def __init__(self, association: Association, client_socket: socket.socket) -> None:
+        super().__init__(association, client_socket=client_socket)
+        self.wake = Wake()
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._start = self._end = 0
+        self._poll: select.poll | None = None
+        self._wake_fd = -1
+        self._fd = -1
+
+    @property
+    def unread(self) -> memoryview:
+        """What is in the buffer."""
+        return self._buffer[self._start : self._end]
+
+    @property
+    def pdu_bytes(self) -> int:
+        """Bytes of the PDU that begins in the buffer, if its head is there; else 0."""
+        if self._end - self._start < HEAD_BYTES:
+            return 0
+        head = self.unread[:HEAD_BYTES]
+        return HEAD_BYTES + int.from_bytes(head[2:], "big")
+
+    @property
+    def has_pdu(self) -> bool:
+        """Whether a whole PDU, or one that never will be, is in the buffer."""
+        n_bytes = self.pdu_bytes
+        return 0 < n_bytes <= self._end - self._start or n_bytes > BUFFER_BYTES
+
+    def consume(self, n_bytes: int) -> None:
+        """So many bytes of `unread` are dealt with."""
+        self._start += n_bytes
+
+    def clear(self) -> None:
+        """Drop what is in the buffer."""
+        self._start = self._end = 0
+
+    def fill(self) -> int:
+        """Read once, into the free part of the buffer.
+
+        Returns:
+            The number of bytes; 0: the peer sends no more.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        if self._start:
+            rest = bytes(self.unread)
+            self._start, self._end = 0, len(rest)
+            self._buffer[: self._end] = rest
+        if self.socket is None:
+            return 0
+        n_bytes = self.socket.recv_into(self._buffer[self._end :])
+        self._end += n_bytes
+        return n_bytes
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """As pynetdicom's, of what is in the buffer: less is as if the peer had hung up."""
+        data = bytearray(self.unread[:nr_bytes])
+        self.consume(len(data))
+        return data
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read; waits for it, or for something else to do."""
+        if self.socket is None or not self._is_connected:
+            return False
+        dul = cast(StreamingDul, self.assoc.dul)
+        if dul.event_queue.queue:
+            return False
+        if dul.state_machine.current_state == "Sta13":
+            return self.wait(0)
+        if dul.must_wait:
+            self.wait(SHORT_MS, only_wake=True)
+            return False
+        return self.has_pdu or self.wait(PATIENCE_MS)
+
+    def wait(self, timeout_ms: int, *, only_wake: bool = False) -> bool:
+        """Whether something can be read within that time. A `wake` ends it, too."""
+        sock = self.socket
+        if isinstance(sock, ssl.SSLSocket) and sock.pending() and not only_wake:
+            return True
+        if sock is None or sock.fileno() < 0:
+            self.event_queue.put("Evt17")
+            return False
+        poll = self._poll or self._register(sock)
+        if only_wake:
+            poll.modify(self._fd, 0)
+        found = [fd for fd, _ in poll.poll(timeout_ms)]
+        if only_wake:
+            poll.modify(self._fd, select.POLLIN)
+        if self._wake_fd in found:
+            self.wake.clear()
+        return self._fd in found
+
+    def _register(self, sock: socket.socket) -> select.poll:
+        self._poll = select.poll()
+        self._fd, self._wake_fd = sock.fileno(), self.wake.open()
+        self._poll.register(self._fd, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+        return self._poll
+
+
+class StreamingDul(DULServiceProvider):
+    """pynetdicom's upper layer service, with another way to read.
+
+    Args:
+        association: Whose it is.
+        begin: Called for each C-STORE.
+    """
+
+    socket: BufferedSocket
+
+    def __init__(self, association: Association, begin: Callable[[StoreRequest], Arrival]) -> None:
+        super().__init__(association)
+        self._run_loop_delay = 0
+        self.begin = begin
+        self.on_end: Callable[[], None] = lambda: None
+        self.inbound = Inbound(self)
+        self.to_provider_queue = TellingQueue(self._wake)
+        self._accepted: dict[int, Accepted] = {}
+        self._is_told = False
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing may be read now."""
+        association = self.assoc
+        if len(association.dimse.msg_queue.queue) > MAX_BACKLOG:
+            return True
+        # The peer may be faster than the thread that has just accepted the association.
+        is_open = self.state_machine.current_state == "Sta6"
+        return is_open and not association.is_established
+
+    # --- what `Inbound` needs
+
+    @property
+    def peer_maximum(self) -> int:
+        """Longest PDU the peer takes, bytes; 0: any."""
+        return int(self.assoc.requestor.maximum_length or 0)
+
+    def accepted(self, context_id: int) -> Accepted | None:
+        """The context of that id; None if it was not accepted."""
+        if context_id not in self._accepted:
+            context = self.assoc._accepted_cx.get(context_id)
+            if context is None:
+                return None
+            self._accepted[context_id] = Accepted(
+                str(context.abstract_syntax), str(context.transfer_syntax[0])
+            )
+        return self._accepted[context_id]
+
+    def pass_on(self, context_id: int, control: int, data: bytes) -> None:
+        """Let pynetdicom have a PDV, as if it had read it."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context_id, bytes((control,)) + data))
+        self._recv_pdu.put(P_DATA_TF(primitive))
+        self.event_queue.put("Evt10")
+
+    def reply(self, pdus: bytes) -> None:
+        """Send. Only this thread ever does."""
+        self.socket.send(pdus)
+
+    # --- what pynetdicom calls
+
+    def run_reactor(self) -> None:
+        """As pynetdicom's; nothing stays behind."""
+        try:
+            super().run_reactor()
+        finally:
+            self.inbound.abandon()
+            self.socket.wake.close()
+            self.on_end()
+
+    def kill_dul(self) -> None:
+        """As pynetdicom's, at once."""
+        super().kill_dul()
+        self._wake()
+
+    def stop_dul(self) -> bool:
+        """As pynetdicom's, which waits for the thread."""
+        if self.state_machine.current_state == "Sta1":
+            self.kill_dul()
+        return bool(super().stop_dul())
+
+    def _read_pdu_data(self) -> None:
+        sock = self.socket
+        state = self.state_machine.current_state
+        if state == "Sta13":
+            # The association is over: whatever still comes is only waited out.
+            sock.clear()
+            self._fill()
+        elif sock.has_pdu or self._fill():
+            if state == "Sta6":
+                self._pump()
+            elif sock.has_pdu:
+                self._read_other()
+
+    def _pump(self) -> None:
+        """Read for as long as there is something, and nothing else to do."""
+        self._idle_timer.stop()  # the caller starts it anew
+        sock = self.socket
+        while self.event_queue.empty():
+            try:
+                sock.consume(self.inbound.take(sock.unread))
+            except Malformed as exc:
+                self._give_up(str(exc))
+                return
+            if sock.unread:
+                if sock.has_pdu:
+                    self._read_other()
+                return
+            if not (sock.wait(PATIENCE_MS) and self._fill()):
+                return
+
+    def _fill(self) -> bool:
+        """Read once. If nothing comes any more, the state machine is told."""
+        try:
+            n_bytes = self.socket.fill()
+        except OSError as exc:
+            n_bytes, reason = 0, exc.strerror or type(exc).__name__
+        else:
+            reason = "the peer hung up"
+        if not n_bytes:
+            if self.socket.unread or not self.inbound.is_between_messages:
+                self._tell("association.cut", reason)
+            self.inbound.abandon()
+            self.event_queue.put("Evt17")
+        return bool(n_bytes)
+
+    def _read_other(self) -> None:
+        """Let pynetdicom read the PDU that is in the buffer."""
+        if self.socket.pdu_bytes > BUFFER_BYTES:
+            self._give_up(f"a PDU of {self.socket.pdu_bytes} bytes")
+        else:
+            super()._read_pdu_data()
+
+    def _give_up(self, reason: str) -> None:
+        self._tell("association.malformed", reason)
+        self.inbound.abandon()
+        self.socket.clear()
+        self.event_queue.put("Evt19")
+
+    def _tell(self, event: str, reason: str) -> None:
+        if not self._is_told:
+            self._is_told = True
+            requestor = self.assoc.requestor
+            log.warning(event, reason=reason, peer=f"{requestor.address}:{requestor.port}")
+
+    def _wake(self) -> None:
+        if self.socket is not None:
+            self.socket.wake.set()
