@@ -81,6 +81,8 @@ class Receiving:
 
         Looked up before the ledger, a study that moves on meanwhile is in one of the two.
         """
+        if not is_uid(study_uid):
+            return []
         found = self._found(lambda: self._hidden_of(study_uid))
         return [arrival for arrival in found if arrival.study_uid == study_uid]
 

@@ -18,6 +18,7 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.ledger import migrate
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.ports import Ports
+from pacsor_tasks.receiving import Receiving
 from pacsor_tasks.settings import Settings, load_with_warnings
 from pacsor_tasks.settings_types import is_loopback
 
@@ -58,7 +59,13 @@ def _deps(settings: Settings, ports: Ports) -> AdminDeps:
     token = settings.ADMIN_TOKEN
     return AdminDeps(
         studies=ports.ledger.studies,
+        receiving=Receiving(
+            ports.spool,
+            quiet_s=settings.STUDY_QUIET_SECONDS,
+            max_wait_s=settings.STUDY_MAX_WAIT_SECONDS,
+        ),
         relaunch=lambda study_uid: operations.relaunch(study_uid, ports),
+        complete=lambda study_uid: operations.complete(study_uid, ports.spool),
         health=_health(settings, ports),
         config=config_view.masked(settings),
         token=token.get_secret_value() if token is not None else None,

@@ -1,4 +1,4 @@
-"""The routes for programs: health, metrics, studies, live changes, relaunch, configuration."""
+"""The routes for programs: health, metrics, studies, live changes, actions, configuration."""
 
 from __future__ import annotations
 
@@ -97,6 +97,12 @@ def study(deps: Deps, study_uid: StudyUid) -> dict[str, Any]:
     return found
 
 
+@router.get("/api/receiving")
+def receiving(deps: Deps) -> list[dict[str, Any]]:
+    """What was received and is no revision in the ledger yet, with the reason it waits."""
+    return [arrival.to_json() for arrival in deps.receiving.arrivals()]
+
+
 def _changes(request: Request) -> Changes:
     changes: Changes = request.app.state.changes
     if changes.is_full:
@@ -112,8 +118,9 @@ async def stream(
 ) -> AsyncIterator[ServerSentEvent]:
     """Studies as they change (server-sent events).
 
-    `event: changed`, data {"studies": [uid, …], "everything": bool}. `event: ledger`, data
-    {"ok": bool}, when the ledger goes away or comes back. A reconnection misses nothing.
+    `event: changed`, data {"studies": [uid, …], "everything": bool}: by an event in the ledger, or
+    by what is received. `event: ledger`, data {"ok": bool}, when the ledger goes away or comes
+    back. A reconnection misses nothing that is in the ledger.
     """
     if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 19:
         after = int(last_event_id)
@@ -142,6 +149,13 @@ def relaunch_by_get(deps: Deps, study_uid: str) -> dict[str, list[str]]:
             405, "use POST, or set ADMIN_ALLOW_GET_RELAUNCH=true", headers={"Allow": "POST"}
         )
     return relaunch(deps, _study_uid(study_uid))
+
+
+@router.post("/complete/{study_uid}", status_code=202)
+def complete(deps: Deps, study_uid: StudyUid) -> dict[str, str]:
+    """Close a study that is being received, as it is: 202; 404 when nothing of it is."""
+    deps.complete(study_uid)
+    return {"study_instance_uid": study_uid}
 
 
 @router.get("/config/")

@@ -50,7 +50,7 @@ def create_app(deps: AdminDeps) -> FastAPI:
     app.state.deps = deps
     app.state.sessions = sessions
     app.state.registry = metrics.registry(deps)
-    app.state.changes = Changes(deps.studies)
+    app.state.changes = Changes(deps.studies, deps.receiving.by_study)
     app.state.totals = Recent(deps.studies.totals)
     app.state.health_limiter = anyio.CapacityLimiter(8)
     app.include_router(api.router)

@@ -1,13 +1,14 @@
 """What changed, told to every open page: one poller of the ledger, however many listen.
 
-It reads the ledger's event ids, so it works with Redis away. A listener that is slow gets the
+It reads the ledger's event ids, so it works with Redis away, and it compares what is in the spool
+and not in the ledger yet with its look before. A listener that is slow gets the
 changes since it last listened in one piece, and holds a bounded amount of memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -29,6 +30,8 @@ MAX_STUDIES = 500
 MAX_EVENTS = 5000
 
 T = TypeVar("T")
+#: What is being received: study → anything that differs when something about it did.
+Arrivals = Mapping[str, object]
 
 
 class EventLog(Protocol):
@@ -80,11 +83,19 @@ class Changes:
 
     Args:
         events: The ledger's event log.
-        poll_s: Seconds between two looks at it while somebody listens.
+        arrivals: Looks at what is being received.
+        poll_s: Seconds between two looks at them while somebody listens.
     """
 
-    def __init__(self, events: EventLog, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        arrivals: Callable[[], Arrivals] = dict,
+        poll_s: float = POLL_S,
+    ) -> None:
         self._events = events
+        self._arrivals = arrivals
+        self._arriving: Arrivals = {}
         self._poll_s = poll_s
         self._listeners: set[_Listener] = set()
         self._somebody = asyncio.Event()
@@ -104,10 +115,12 @@ class Changes:
         while True:
             await self._somebody.wait()
             await self._guarded(self._start)
+            self._arriving = await _in_thread(self._arrivals)
             self._is_polling.set()
             while self._listeners:
                 await asyncio.sleep(self._poll_s if self._ledger_ok else DOWN_POLL_S)
                 await self._guarded(self._look)
+                await self._look_at_arrivals()
             self._somebody.clear()
             self._is_polling.clear()
 
@@ -123,6 +136,9 @@ class Changes:
         try:
             if after is not None:
                 await self._catch_up(listener, after)
+                # What arrived since the page was made left no event.
+                if self._arriving:
+                    listener.add(list(self._arriving))
             while not self._is_closed:
                 await listener.wake.wait()
                 listener.wake.clear()
@@ -171,6 +187,13 @@ class Changes:
         studies = await self._touched(self._before_seen, newest)
         self._before_seen, self._seen = self._seen, newest
         for listener in self._listeners:
+            listener.add(studies)
+
+    async def _look_at_arrivals(self) -> None:
+        before, now = self._arriving, await _in_thread(self._arrivals)
+        self._arriving = now
+        studies = [uid for uid in {*before, *now} if before.get(uid) != now.get(uid)]
+        for listener in self._listeners if studies else ():
             listener.add(studies)
 
     async def _touched(self, after: int, newest: int) -> list[str] | None:

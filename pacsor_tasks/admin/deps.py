@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from pacsor_tasks.admin.health import Report
 from pacsor_tasks.ledger.studies import Studies
+from pacsor_tasks.receiving import Receiving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,12 @@ class AdminDeps:
     """Everything the routes call."""
 
     studies: Studies
+    #: what is in the spool but not in the ledger yet
+    receiving: Receiving
     #: a study UID → the ids of its new runs; NotFound when it is unknown or no longer held
     relaunch: Callable[[str], list[str]]
+    #: closes a study that is being received; NotFound when none is
+    complete: Callable[[str], None]
     health: Callable[[], Report]
     #: the effective settings, secrets masked already
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from pacsor_tasks import __version__
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.health import Report
+from pacsor_tasks.arrivals import Arrival, ArrivalState
 from pacsor_tasks.errors import PacsorError
 from pacsor_tasks.models import DeliveryState
 
@@ -36,6 +37,7 @@ class _Gateway(Collector):
             value={"version": __version__, "python": platform.python_version()},
         )
         yield from _from_report(self._deps.health())
+        yield from _from_spool(self._deps.receiving.arrivals())
         try:
             counts = self._deps.studies.counts()
             oldest_at = self._deps.studies.oldest_unfinished_at()
@@ -67,6 +69,18 @@ def _from_report(report: Report) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "pacsor_workers", "Workers that answer a ping", value=workers.values["count"]
         )
+
+
+def _from_spool(arrivals: Sequence[Arrival]) -> Iterator[Metric]:
+    n_stable = sum(a.state is ArrivalState.STABLE for a in arrivals)
+    yield GaugeMetricFamily(
+        "pacsor_studies_receiving",
+        "Studies that are received and not closed yet",
+        value=len(arrivals) - n_stable,
+    )
+    yield GaugeMetricFamily(
+        "pacsor_outbox_revisions", "Revisions that no worker has recorded yet", value=n_stable
+    )
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -20,6 +20,8 @@ from pacsor_tasks.errors import NotFound, PacsorError
 from pacsor_tasks.models import RunState
 
 PAGE_SIZE = 50
+#: Studies being received that the list shows; the others are counted.
+MAX_ARRIVALS = 50
 #: What needs a person comes first.
 STATE_ORDER = sorted(RunState, key=lambda state: state is not RunState.FAILED)
 TITLES = {404: "Not here", 405: "Not this way", 422: "Not understood", 503: "Not available"}
@@ -41,6 +43,7 @@ def index(
 ) -> Response:
     """The studies, the latest touched first."""
     event_id = deps.studies.last_event_id()  # before the page: a change in between comes twice
+    arrivals = [] if state or cursor else _arrivals(deps, q or "")
     page = deps.studies.page(state=state, q=q, limit=PAGE_SIZE, cursor=cursor)
     shown = {"state": state, "q": q}
 
@@ -52,6 +55,8 @@ def index(
         request,
         "studies.html",
         page=page,
+        arrivals=arrivals[:MAX_ARRIVALS],
+        n_arrivals=len(arrivals),
         totals=_totals(request),
         states=STATE_ORDER,
         state=state,
@@ -68,16 +73,23 @@ def study(
     deps: Deps,
     study_uid: api.StudyUid,
     relaunched: Annotated[int | None, Query(ge=0, le=1000)] = None,
+    completed: bool = False,
 ) -> Response:
     """One study whole."""
     event_id = deps.studies.last_event_id()
+    arrivals = [arrival.to_json() for arrival in deps.receiving.of(study_uid)]
     found = deps.studies.detail(study_uid)
-    if found is None:
+    if found is None and not arrivals:
         raise NotFound(f"No study {study_uid} was ever received.")
+    if found is None:
+        return _render(
+            request, "arriving.html", study_uid=study_uid, arrivals=arrivals, event_id=event_id,
+            completed=completed,
+        )  # fmt: skip
     is_held = any(r["removed_at"] is None and r["instances"] for r in found["revisions"])
     return _render(
         request, "study.html", study=found, event_id=event_id, relaunched=relaunched,
-        is_held=is_held,
+        is_held=is_held, arrivals=arrivals, completed=completed,
     )  # fmt: skip
 
 
@@ -86,6 +98,13 @@ def relaunch(deps: Deps, study_uid: api.StudyUid) -> Response:
     """The relaunch button without JavaScript."""
     run_ids = deps.relaunch(study_uid)
     return RedirectResponse(f"/studies/{study_uid}?relaunched={len(run_ids)}", status_code=303)
+
+
+@router.post("/studies/{study_uid}/complete")
+def complete(deps: Deps, study_uid: api.StudyUid) -> Response:
+    """The complete button without JavaScript."""
+    deps.complete(study_uid)
+    return RedirectResponse(f"/studies/{study_uid}?completed=true", status_code=303)
 
 
 def _sessions(request: Request) -> Sessions | None:
@@ -174,6 +193,11 @@ def _flower(request: Request, deps: AdminDeps) -> str | None:
         return None
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{deps.flower.port}/"
+
+
+def _arrivals(deps: AdminDeps, prefix: str) -> list[dict[str, Any]]:
+    found = deps.receiving.arrivals()
+    return [arrival.to_json() for arrival in found if arrival.study_uid.startswith(prefix)]
 
 
 def _totals(request: Request) -> dict[str, int] | None:

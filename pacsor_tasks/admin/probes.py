@@ -12,6 +12,7 @@ import kombu.exceptions
 import redis
 
 from pacsor_tasks.admin.health import Check
+from pacsor_tasks.words import counted
 
 QUEUES = ("ingest", "transfer", "deliver", "control")
 #: Below so much free space the spool counts as down: less than one large study.
@@ -43,7 +44,7 @@ def broker(client: redis.Redis) -> Check:
     except OSError as exc:
         return Check(ok=False, detail=f"{exc.strerror or type(exc).__name__}: the queue is away")
     waiting = sum(lengths.values())
-    return Check(ok=True, detail=f"{_plural(waiting, 'message')} queued", values=lengths)
+    return Check(ok=True, detail=f"{counted(waiting, 'message')} queued", values=lengths)
 
 
 def disk(spool: Path, reserve_bytes: int = RESERVE_BYTES) -> Check:
@@ -69,7 +70,7 @@ def workers(ping: Callable[[float], Sequence[object]]) -> Check:
         n = len(ping(PING_TIMEOUT_S))
     except (kombu.exceptions.OperationalError, redis.RedisError, OSError):
         return Check(ok=False, detail="cannot be asked: the queue is away", values={"count": 0})
-    detail = f"{_plural(n, 'worker')} answering" if n else "no worker answers"
+    detail = f"{counted(n, 'worker')} answering" if n else "no worker answers"
     return Check(ok=n > 0, detail=detail, values={"count": n})
 
 
@@ -91,7 +92,3 @@ def human_bytes(n: float) -> str:
             return f"{n:.0f} {unit}" if n >= 10 or unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.0f} TB" if n >= 10 else f"{n:.1f} TB"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

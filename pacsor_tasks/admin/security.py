@@ -20,6 +20,10 @@ log = structlog.get_logger(__name__)
 SESSION_S = 7 * 86400
 OPEN_PATHS = frozenset({"/healthz", "/login"})
 OPEN_PREFIX = "/static/"
+#: What answers with data, whoever asks.
+FOR_PROGRAMS = (
+    "/api/", "/relaunch/", "/complete/", "/config/", "/metrics", "/healthz", "/static/",
+)  # fmt: skip
 #: The only GET that acts.
 ACTING_PREFIX = "/relaunch/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -142,7 +146,7 @@ def is_this_machine(host: str) -> bool:
 def wants_page(request: Request) -> bool:
     """Whether a person's browser asks for a page, not a program for data."""
     path = request.url.path
-    if path.startswith(("/api/", "/relaunch/", "/config/", "/metrics", "/healthz", "/static/")):
+    if path.startswith(FOR_PROGRAMS):
         return False
     return "text/html" in request.headers.get("accept", "")
 

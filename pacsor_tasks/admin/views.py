@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pacsor_tasks.admin.probes import human_bytes
+from pacsor_tasks.arrivals import ArrivalState
 from pacsor_tasks.models import DeliveryState, RunState, Step
 
 Json = Mapping[str, Any]
@@ -38,6 +39,11 @@ TONES = {
     DeliveryState.DELIVERED: "good",
     DeliveryState.QUARANTINED: "bad",
     DeliveryState.SKIPPED: "quiet",
+    ArrivalState.RECEIVING: "busy",
+    ArrivalState.SETTLING: "idle",
+    ArrivalState.CLOSING: "busy",
+    ArrivalState.OVERDUE: "bad",
+    ArrivalState.STABLE: "idle",
 }
 EVENT_TONES = (
     ("failed", "bad"),
@@ -80,7 +86,7 @@ class Problem(NamedTuple):
 
 
 def tone(state: str) -> str:
-    """The tone of a run's or delivery's state."""
+    """The tone of the state of a run, a delivery or an arrival."""
     return TONES.get(state, "idle")  # type: ignore[call-overload, no-any-return] # str enums
 
 

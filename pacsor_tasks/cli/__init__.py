@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "config": ("config", "Print the effective settings, secrets masked."),
     "status": ("studies", "List the latest studies, or show one with its timeline."),
     "relaunch": ("studies", "Send a study through the AI and to its destinations again."),
+    "complete": ("studies", "Close a study that is being received, as it is."),
     "send": ("send", "Send DICOM files, directories or zip archives by C-STORE."),
     "echo": ("echo", "Send a C-ECHO to the PACS destinations, or to any AE."),
 }

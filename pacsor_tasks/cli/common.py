@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -41,3 +42,12 @@ def make_console() -> Console:
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH, no_color=True)
     return console
+
+
+def local_time(at: str | None) -> str:
+    """A time in our JSON on this machine's clock, to the second."""
+    if not at:
+        return ""
+    moment = datetime.fromisoformat(at).astimezone()
+    is_today = moment.date() == datetime.now(UTC).astimezone().date()
+    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")

@@ -1,19 +1,20 @@
-"""`pacsor status` and `pacsor relaunch`: the ledger on the command line."""
+"""`pacsor status`, `relaunch` and `complete`: the ledger and the spool on the command line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacsor_tasks.cli.common import load_settings, make_console, quiet_logs
+from pacsor_tasks.cli.common import load_settings, local_time, make_console, quiet_logs
+from pacsor_tasks.cli.receiving import print_receiving, receiving
 from pacsor_tasks.errors import NotFound, PacsorError
 from pacsor_tasks.models import RunState
 from pacsor_tasks.settings import Settings
+from pacsor_tasks.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,17 +36,25 @@ STYLES = {
 def status(study_uid: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the latest studies, or show one with its runs, deliveries and timeline."""
     quiet_logs()
-    with _opened_ledger(load_settings()) as ledger:
+    settings = load_settings()
+    # Before the ledger: what moves on meanwhile is in one of the two.
+    arriving = receiving(settings, study_uid) if state is None else []
+    with _opened_ledger(settings) as ledger:
         if study_uid is None:
-            found = ledger.studies.page(state=state, limit=limit)
+            found: Mapping[str, Any] = ledger.studies.page(state=state, limit=limit)
         else:
-            found = _detail(ledger, study_uid)
+            found = _detail(ledger, study_uid, arriving)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif study_uid is None:
-        _print_list(make_console(), found["studies"])
-    else:
-        print_study(make_console(), found)
+        click.echo(json.dumps({**found, "receiving": arriving}, indent=2))
+        return
+    console = make_console()
+    if arriving:
+        console.print("being received", style="bold")
+        print_receiving(console, arriving)
+    if study_uid is None:
+        _print_list(console, found["studies"])
+    elif "runs" in found:
+        print_study(console, found)
 
 
 @click.command()
@@ -65,6 +74,18 @@ def relaunch(study_uid: str) -> None:
         wiring.close()
 
 
+@click.command()
+@click.argument("study_uid")
+def complete(study_uid: str) -> None:
+    """Close a study that is being received at once, whatever is still open."""
+    quiet_logs()
+    settings = load_settings()
+    from pacsor_tasks import operations
+    from pacsor_tasks.spool import Spool
+
+    operations.complete(study_uid, Spool(settings.spool_dir))
+
+
 @contextmanager
 def _opened_ledger(settings: Settings) -> Iterator[Ledger]:
     from pacsor_tasks.ledger import Ledger
@@ -79,11 +100,13 @@ def _opened_ledger(settings: Settings) -> Iterator[Ledger]:
         ledger.close()
 
 
-def _detail(ledger: Ledger, study_uid: str) -> dict[str, Any]:
+def _detail(
+    ledger: Ledger, study_uid: str, arriving: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
     found = ledger.studies.detail(study_uid)
-    if found is None:
+    if found is None and not arriving:
         raise NotFound(f"study {study_uid}: never received")
-    return found
+    return found or {"study_instance_uid": study_uid}
 
 
 def _print_list(console: Console, studies: Sequence[Mapping[str, Any]]) -> None:
@@ -97,11 +120,11 @@ def _print_list(console: Console, studies: Sequence[Mapping[str, Any]]) -> None:
         deliveries = [d for run in study["runs"][:1] for d in run["deliveries"]]
         made = sum(d["state"] == "delivered" for d in deliveries)
         table.add_row(
-            _local(study["updated_at"]),
+            local_time(study["updated_at"]),
             study["study_instance_uid"],
             _styled(study["state"]),
             Text(study["error"] or study["waiting_for"] or ""),
-            _local(study["due_at"]),
+            local_time(study["due_at"]),
             f"{made}/{len(deliveries)}",
         )
     console.print(table)
@@ -114,15 +137,16 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
         size = f"{revision['size_bytes'] / 1e6:.1f} MB"
         removed = ", pixels removed" if revision["removed_at"] else ""
         console.print(
-            f"  revision {revision['number']}: {revision['instances']} instances, {size},"
-            f" received {_local(revision['created_at'])} ({revision['reason']}){removed}"
+            f"  revision {revision['number']}: {counted(revision['instances'], 'instance')},"
+            f" {size}, received {local_time(revision['created_at'])}"
+            f" ({revision['reason']}){removed}"
         )
     for run in study["runs"]:
         _print_run(console, run)
     console.print("\ntimeline", style="bold")
     for event in study["events"]:
         where = f" {event['destination']}" if event["destination"] else ""
-        console.print(f"  {_local(event['at'])}  {event['kind']}{where}  ", end="", style="dim")
+        console.print(f"  {local_time(event['at'])}  {event['kind']}{where}  ", end="", style="dim")
         console.print(event["message"], markup=False, soft_wrap=True)
 
 
@@ -150,14 +174,14 @@ def _print_run(console: Console, run: Mapping[str, Any]) -> None:
                 f"{delivery['sent']}/{delivery['total']}",
                 str(delivery["attempts"]),
                 Text(delivery["error"] or delivery["waiting_for"] or ""),
-                _local(delivery["due_at"]),
+                local_time(delivery["due_at"]),
             )
         console.print(table)
 
 
 def _print_wait(console: Console, run: Mapping[str, Any]) -> None:
     if run["waiting_for"]:
-        due = f", due {_local(run['due_at'])}" if run["due_at"] else ""
+        due = f", due {local_time(run['due_at'])}" if run["due_at"] else ""
         console.print(f"  waiting for {run['waiting_for']}{due}", markup=False, soft_wrap=True)
     if run["error"]:
         console.print(f"  error: {run['error']}", markup=False, soft_wrap=True)
@@ -175,12 +199,3 @@ def _table(*columns: str) -> Table:
 def _styled(state: str) -> str:
     style = STYLES.get(state, "cyan")
     return f"[{style}]{state}[/{style}]"
-
-
-def _local(at: str | None) -> str:
-    """A time of the ledger on this machine's clock, to the second."""
-    if not at:
-        return ""
-    moment = datetime.fromisoformat(at).astimezone()
-    is_today = moment.date() == datetime.now(UTC).astimezone().date()
-    return moment.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S")

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pacsor_tasks.words import counted
+
 STORED_OR_WARNED = range(0xB000, 0xC000)
 
 
@@ -45,7 +47,7 @@ def is_received(journals: Mapping[str, Path], study_uid: str, delivery: Mapping[
     journal = journals[delivery["destination"]]
     if delivery["kind"] == "storescu":
         stored = instances_stored(journal, study_uid)
-        return f"{stored} instances stored" if 0 < delivery["total"] <= stored else ""
+        return f"{counted(stored, 'instance')} stored" if 0 < delivery["total"] <= stored else ""
     answer = messages_acknowledged(journal).get(delivery["control_id"])
     return f"message {delivery['control_id']} acknowledged ({answer})" if answer else ""
 

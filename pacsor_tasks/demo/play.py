@@ -26,6 +26,7 @@ from pacsor_tasks.demo.watch import Api, Display, Study, is_over
 from pacsor_tasks.embedded_redis import EmbeddedRedis
 from pacsor_tasks.errors import PacsorError
 from pacsor_tasks.supervisor import Supervisor
+from pacsor_tasks.words import counted
 
 POLL_S = 0.2
 #: The demo's queue is thrown away: nothing waits for the workers' soft stop.
@@ -109,7 +110,9 @@ def _send(stage: Stage, source: Path, console: Console) -> list[str]:
         raise PacsorError(outcome.stopped or f"no DICOM instance in {source} could be sent")
     studies = list(outcome.study_uids)
     uids = ", ".join(studies[:3]) + (" …" if len(studies) > 3 else "")
-    console.print(f"{outcome.sent} instances sent to {node}: study {uids}", soft_wrap=True)
+    console.print(
+        f"{counted(outcome.sent, 'instance')} sent to {node}: study {uids}", soft_wrap=True
+    )
     return studies
 
 
@@ -191,4 +194,4 @@ def _print_timeline(stage: Stage, study_uid: str, study: Study | None, console: 
         where = f" {event['destination']}" if event["destination"] else ""
         line = f"  {event['at'][11:23]}  {event['kind']}{where}: {event['message']}"
         console.print(Text(line), soft_wrap=True)
-    console.print(f"the AI service received {uploaded} instances", soft_wrap=True)
+    console.print(f"the AI service received {counted(uploaded, 'instance')}", soft_wrap=True)

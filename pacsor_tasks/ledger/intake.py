@@ -13,6 +13,7 @@ from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.runs import TERMINAL, WAITING_FOR
 from pacsor_tasks.ledger.store import Store, insert_missing, lock_study
 from pacsor_tasks.models import DeliveryState, DestinationKind, InstanceOutcome, RunState, Step
+from pacsor_tasks.words import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ class Intake(Store):
                 c,
                 study_uid=new.study_uid,
                 kind="study.stable",
-                message=f"revision {number}: {len(new.instances)} instances ({new.reason})",
+                message=f"revision {number}: {counted(len(new.instances), 'instance')}"
+                f" ({new.reason})",
             )
             ids = list(
                 c.execute(
@@ -214,7 +216,7 @@ class Intake(Store):
             run_id=run_id,
             kind="run.queued",
             message=f"{'relaunched' if force else 'run'} on {target.core}"
-            f": {len(instance_ids)} instances",
+            f": {counted(len(instance_ids), 'instance')}",
         )
         return run_id
 

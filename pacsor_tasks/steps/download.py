@@ -14,6 +14,7 @@ from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import Core, Ports
 from pacsor_tasks.steps.common import LEASE_LOST, core_of, require_lease
 from pacsor_tasks.steps.poll import pause_s
+from pacsor_tasks.words import counted
 
 #: Tries of a command whose rendering fails before the others are delivered without it.
 FORMATTING_TRIES = 5
@@ -88,7 +89,7 @@ def _judge(run: Run, ports: Ports) -> Advance | End:
         why = "; ".join(dict.fromkeys(reason for _, reason in outcomes.values() if reason))
         return End(RunState.FAILED, f"no command gave results: {said}" + (why and f" ({why})"))
     n = ports.ledger.deliveries.count_results(run.id)
-    return Advance(("download.done", f"{n} result instances ({said})"))
+    return Advance(("download.done", f"{counted(n, 'result instance')} ({said})"))
 
 
 def _settle(

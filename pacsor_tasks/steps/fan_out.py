@@ -5,6 +5,7 @@ from __future__ import annotations
 from pacsor_tasks.models import DestinationKind, Run
 from pacsor_tasks.outcomes import Moved
 from pacsor_tasks.ports import Ports
+from pacsor_tasks.words import counted
 
 
 def fan_out(run: Run, ports: Ports) -> Moved:
@@ -15,5 +16,5 @@ def fan_out(run: Run, ports: Ports) -> Moved:
         d.destination: n_results if d.kind is DestinationKind.STORESCU else 1 for d in deliveries
     }
     names = ", ".join(sorted(totals)) or "no destination"
-    message = f"{n_results} result instances to {names}"
+    message = f"{counted(n_results, 'result instance')} to {names}"
     return Moved(ports.ledger.deliveries.fan_out(run, totals, ("fan_out.done", message)))

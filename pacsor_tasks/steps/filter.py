@@ -12,6 +12,7 @@ from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.steps.common import core_of
+from pacsor_tasks.words import counted
 
 Decided = tuple[int, InstanceOutcome, str | None]
 
@@ -27,7 +28,7 @@ def filter_instances(run: Run, ports: Ports) -> Advance | End:
     decided = [d for d in (_decide(i, ports, core.filters) for i in pending) if d is not None]
     ports.ledger.runs.set_outcomes(run.id, decided)
     if ports.ledger.runs.instances(run.id, [InstanceOutcome.PENDING, InstanceOutcome.UPLOADED]):
-        message = f"{len(pending) - len(decided)} of {len(pending)} instances kept"
+        message = f"{len(pending) - len(decided)} of {counted(len(pending), 'instance')} kept"
         return Advance(("filter.done", message + _why(decided)))
     if ports.ledger.runs.instances(run.id, [InstanceOutcome.UNREADABLE]):
         return End(RunState.FAILED, f"no instance is left to upload{_why(decided)}")

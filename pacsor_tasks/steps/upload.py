@@ -11,6 +11,7 @@ from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Core, Ports
 from pacsor_tasks.steps.common import core_of, require_lease
+from pacsor_tasks.words import counted
 
 #: An upload that has begun waits for its next turn so long, seconds: to give up would send what the
 #: API needs beforehand, or all of a direct upload, a second time.
@@ -38,7 +39,9 @@ def upload(run: Run, ports: Ports) -> Advance | End:
         except UnreadableInstance as exc:
             todo = _without_unreadable(run, exc, ports)
     if uploaded := ports.ledger.runs.instances(run.id, [InstanceOutcome.UPLOADED]):
-        return Advance(("upload.done", f"{len(uploaded)} instances uploaded to {run.core}"))
+        return Advance(
+            ("upload.done", f"{counted(len(uploaded), 'instance')} uploaded to {run.core}")
+        )
     if not ports.ledger.runs.instances(run.id, [InstanceOutcome.DUPLICATE]):
         return End(RunState.FAILED, "no instance could be uploaded: none can be read")
     if ports.ledger.runs.has_earlier(run, _USEFUL):

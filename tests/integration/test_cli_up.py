@@ -72,8 +72,8 @@ def test_what_is_sent_stands_in_the_ledger_with_what_it_waits_for(
     assert head.startswith(f"2 instances of 1 study to MILVUE@127.0.0.1:{running.port}")
     assert "1 not DICOM, left out" in head
     wait_until(lambda: uid in running.run("pacsor", "status").stdout, 30, 0.2)
+    wait_until(lambda: "study.stable" in running.run("pacsor", "status", uid).stdout, 30, 0.2)
     shown = running.run("pacsor", "status", uid).stdout
-    assert "study.stable" in shown
     assert "revision 1: 2 instances" in shown
     assert '"study_instance_uid"' in running.run("pacsor", "status", "--json", uid).stdout
     again = running.run("pacsor", "relaunch", uid)

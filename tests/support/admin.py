@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pacsor_tasks import operations
 from pacsor_tasks.admin.app import create_app
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.health import Check, Report
 from pacsor_tasks.ledger import Ledger, Target
+from pacsor_tasks.receiving import Receiving
+from pacsor_tasks.spool import Spool
 from tests.support.ledger_seed import PACS, RIS, Clock, Seed, new_ledger
 
 with warnings.catch_warnings():
@@ -21,6 +24,7 @@ with warnings.catch_warnings():
 TOKEN = "a-token-of-some-length"
 BASE_URL = "http://127.0.0.1:7000"
 UID = "1.2.826.0.1.3680043.8.498.77"
+QUIET_S = 30
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 WELL = Report(
     {
@@ -41,6 +45,7 @@ class Admin:
     clock: Clock
     seed: Seed
     deps: AdminDeps
+    spool: Spool
 
     def client(self, **changed: Any) -> TestClient:
         """A client on this machine; `changed` replaces dependencies."""
@@ -56,8 +61,16 @@ def new_admin(directory: Path) -> Admin:
     def relaunch(study_uid: str) -> list[str]:
         return ledger.intake.relaunch(study_uid, targets)
 
-    deps = AdminDeps(studies=ledger.studies, relaunch=relaunch, health=lambda: WELL)
-    return Admin(ledger, clock, Seed(ledger), deps)
+    spool = Spool(directory / "spool")
+    spool.prepare()
+    deps = AdminDeps(
+        studies=ledger.studies,
+        receiving=Receiving(spool, quiet_s=QUIET_S, max_wait_s=600),
+        relaunch=relaunch,
+        complete=lambda study_uid: operations.complete(study_uid, spool),
+        health=lambda: WELL,
+    )
+    return Admin(ledger, clock, Seed(ledger), deps, spool)
 
 
 def client(deps: AdminDeps) -> TestClient:

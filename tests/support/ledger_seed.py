@@ -17,6 +17,7 @@ from pacsor_tasks.models import (
     RunState,
     Step,
 )
+from pacsor_tasks.words import counted
 
 PACS = ("storescu", DestinationKind.STORESCU)
 PACS_2 = ("storescu-2", DestinationKind.STORESCU)
@@ -96,7 +97,8 @@ class Seed:
             Step.FILTER: "2 of 2 instances pass the filters",
             Step.UPLOAD: "2 instances uploaded to core",
             Step.POLL: "prediction ready after 11.2 s",
-            Step.DOWNLOAD: f"{n_results} result instances (smarturgences: done, smartxpert: empty)",
+            Step.DOWNLOAD: f"{counted(n_results, 'result instance')}"
+            " (smarturgences: done, smartxpert: empty)",
         }
         for at in (Step.FILTER, Step.UPLOAD, Step.POLL, Step.DOWNLOAD):
             if at.position >= step.position:
@@ -146,7 +148,8 @@ class Seed:
 
     def delivered(self, run_id: str, destination: str, sent: int = 3) -> None:
         """Finish a delivery."""
-        self.end(run_id, destination, DeliveryState.DELIVERED, f"{sent} instances", sent)
+        noun = "message" if destination.startswith("hl7") else "instance"
+        self.end(run_id, destination, DeliveryState.DELIVERED, counted(sent, noun), sent)
 
     def end(
         self, run_id: str, destination: str, state: DeliveryState, why: str, sent: int = 0

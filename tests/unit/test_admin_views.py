@@ -8,6 +8,7 @@ import pytest
 
 from pacsor_tasks.admin import views
 from pacsor_tasks.admin.probes import human_bytes
+from pacsor_tasks.arrivals import ArrivalState
 from pacsor_tasks.models import DeliveryState, RunState, Step
 
 
@@ -50,7 +51,7 @@ def test_every_step_and_state_has_an_indicator_and_a_tone() -> None:
     for step in Step:
         for state in RunState:
             assert len(views.steps(run(state=state, step=step))) == 5
-    assert set(views.TONES) == set(RunState) | set(DeliveryState)
+    assert set(views.TONES) == set(RunState) | set(DeliveryState) | set(ArrivalState)
     assert views.tone("received") == "idle"
 
 

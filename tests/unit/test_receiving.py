@@ -47,7 +47,7 @@ def test_an_empty_spool_and_one_that_is_not_there_hold_nothing(
 ) -> None:
     assert receiving.arrivals() == []
     nowhere = Receiving(Spool(tmp_path / "nowhere"), quiet_s=1, max_wait_s=2)
-    assert nowhere.arrivals() == nowhere.of(UID) == []
+    assert nowhere.arrivals() == nowhere.of(UID) == nowhere.of("../x") == []
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -170,25 +170,28 @@ def test_the_public_json_has_the_names_of_the_ledgers(site: Site, receiving: Rec
     assert said["since_at"] is None
 
 
-def test_studies_that_move_on_during_the_look_are_never_missed(
+def test_a_study_that_moves_on_during_the_look_is_in_the_spool_or_the_ledger(
     site: Site, receiving: Receiving
 ) -> None:
-    stop = threading.Event()
+    present: list[str] = []
+    known: set[str] = set()
     missed: list[str] = []
+    stop = threading.Event()
 
     def look() -> None:
         while not stop.is_set():
-            if not receiving.of(UID):
-                missed.append("one")
+            for uid in present[-1:]:
+                if not receiving.of(uid) and uid not in known:
+                    missed.append(uid)
 
-    site.received(UID)
     looking = threading.Thread(target=look)
     looking.start()
-    for n in range(30):
-        site.received(OTHER)
-        site.close(OTHER)
-        token = site.close(UID).token
-        site.received(UID, first=n + 2)
+    for n in range(60):
+        uid = f"{UID}.{n}"
+        site.received(uid)
+        present.append(uid)
+        token = site.close(uid).token
+        known.add(uid)
         site.spool.acknowledge(token)
     stop.set()
     looking.join()

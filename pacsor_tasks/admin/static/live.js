@@ -49,7 +49,15 @@
     for (const part of [root, ...parts]) served.set(part, part.outerHTML);
   }
 
+  // What is pressed stays until it is let go: else a click begun on it would be lost.
+  let pressed = null;
+  addEventListener("pointerdown", (event) => { pressed = event.target; });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    addEventListener(kind, () => setTimeout(() => { pressed = null; }));
+  }
+
   function isInUse(element) {
+    if (pressed && element.contains(pressed)) return true;
     const chosen = document.getSelection();
     return chosen && !chosen.isCollapsed && chosen.containsNode(element, true);
   }
@@ -59,12 +67,14 @@
     if (served.get(old) === html || isInUse(old)) return old;
     const focused = old.contains(document.activeElement) ? document.activeElement : null;
     const link = focused && focused.getAttribute("href");
+    const action = focused && focused.form && focused.form.getAttribute("action");
     const open = [...old.querySelectorAll("details[open][id]")].map((d) => d.id);
     const node = document.importNode(fresh, true);
     old.replaceWith(node);
     remember(node);
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
     if (link) node.querySelector(`[href="${CSS.escape(link)}"]`)?.focus({ preventScroll: true });
+    if (action) node.querySelector(`form[action="${CSS.escape(action)}"] button`)?.focus({ preventScroll: true });
     return node;
   }
 
@@ -160,7 +170,11 @@
     }
     say("");
     skew = Date.parse(page.body.dataset.now) - Date.now();
-    if (body.hasAttribute("data-retry")) location.reload();
+    // Another kind of page: what was away is back, or what arrived is a study by now.
+    if (body.hasAttribute("data-retry") || body.hasAttribute("data-arriving") !== page.body.hasAttribute("data-arriving")) {
+      location.reload();
+      return;
+    }
     patch(page);
   }
 
@@ -197,13 +211,13 @@
     addEventListener("pagehide", () => source.close(), { once: true });
   }
 
-  // --- relaunch
+  // --- what an operator does
 
-  const form = document.getElementById("relaunch");
   const outcome = document.getElementById("outcome");
   const confirm = document.getElementById("confirm");
+  const relaunchForm = document.getElementById("relaunch");
 
-  async function relaunch() {
+  async function act(form, failed, success) {
     const button = form.querySelector("button");
     button.disabled = true;
     let text;
@@ -212,11 +226,10 @@
       const answer = await fetch(form.dataset.action, { method: "POST" });
       const said = await answer.json();
       if (!answer.ok) throw new Error(said.detail || answer.statusText);
-      const n = said.run_ids.length;
-      text = `Relaunched: ${n} new ${n === 1 ? "run" : "runs"}.`;
+      text = success(said);
     } catch (error) {
       tone = "tone-bad";
-      text = "Not relaunched: " + error.message;
+      text = `${failed}: ${error.message}`;
     }
     outcome.className = "banner " + tone;
     outcome.textContent = text;
@@ -225,16 +238,28 @@
     refresh();
   }
 
-  if (form && confirm.showModal) {
-    form.addEventListener("submit", (event) => {
+  function relaunched(said) {
+    const n = said.run_ids.length;
+    return `Relaunched: ${n} new ${n === 1 ? "run" : "runs"}.`;
+  }
+
+  if (relaunchForm && confirm.showModal) {
+    relaunchForm.addEventListener("submit", (event) => {
       event.preventDefault();
       confirm.returnValue = "no";
       confirm.showModal();
     });
     confirm.addEventListener("close", () => {
-      if (confirm.returnValue === "yes") relaunch();
+      if (confirm.returnValue === "yes") act(relaunchForm, "Not relaunched", relaunched);
     });
   }
+
+  // On the document: these forms come and go with the studies they are of.
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("form.complete")) return;
+    event.preventDefault();
+    act(event.target, "Not completed", () => "Complete: it is closed now as it is.");
+  });
 
   // --- start
 
