@@ -18,8 +18,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MARK = "disk-full"
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT]?)B?)", re.IGNORECASE)
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT])B?", re.IGNORECASE)
 _PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 
 
@@ -42,7 +42,7 @@ class Watermark:
 
     @classmethod
     def parse(cls, text: str) -> Watermark:
-        """Read `90%`, `500MB` or `2GB` (powers of 1000).
+        """Read `90%`, `500MB` or `2GB` (powers of 1000); `0` is never passed.
 
         Raises:
             ValueError: It is neither.
@@ -54,6 +54,9 @@ class Watermark:
             return cls(text, used_percent=float(match[1]))
         if match := _SIZE.fullmatch(text):
             return cls(text, free_bytes=float(match[1]) * UNITS[match[2].upper()])
+        if text == "0":
+            return cls(text)
+        # A number alone could be either.
         raise ValueError(f"{text!r} is neither a share in use (90%) nor room left (2GB)")
 
     def is_passed(self, usage: Usage) -> bool:

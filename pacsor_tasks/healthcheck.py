@@ -3,6 +3,8 @@
     healthcheck heartbeat FILE    touched within the last 30 s (HEARTBEAT_FILE of a worker or beat)
     healthcheck http URL          answers HTTP, whatever the status: a 503 names what is down
     healthcheck dicom HOST:PORT   answers an association request
+    healthcheck dicom-tls HOST:PORT  … over TLS; who it is, is not the question
+    healthcheck receiver HOST:PORT   one of the two, by RECEIVER_TLS_CERT in the environment
     healthcheck tcp HOST:PORT     accepts a connection
 
 Containers run it every few seconds, so it imports next to nothing: 30 ms of CPU where a C-ECHO
@@ -24,6 +26,10 @@ HEARTBEAT_MAX_AGE_S = 30.0
 
 ASSOCIATE_AC, ASSOCIATE_RJ = 2, 3
 PDU_MAX_BYTES = 1 << 16
+#: What a server says that wants to know who we are: of TLS 1.3, and of 1.2.
+CERTIFICATE_WANTED = frozenset(
+    {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"}
+)
 RELEASE_RQ = struct.pack(">BxII", 5, 4, 0)
 #: As `dicom.negotiation`'s, which is not imported for its weight.
 IMPLEMENTATION_CLASS_UID = b"2.25.317231649913190185948559524244763366943"
@@ -58,14 +64,27 @@ def http(url: str) -> None:
 def dicom(address: str) -> None:
     """Raise Unhealthy unless an SCP answers an association request, be it with a rejection."""
     with _connected(address) as connection:
-        connection.sendall(association_request())
-        kind, length = struct.unpack(">BxI", _read(connection, 6))
-        if kind not in {ASSOCIATE_AC, ASSOCIATE_RJ} or length > PDU_MAX_BYTES:
-            raise Unhealthy(f"{address} does not answer in DICOM")
-        _read(connection, length)
-        if kind == ASSOCIATE_AC:
-            connection.sendall(RELEASE_RQ)
-            _read(connection, len(RELEASE_RQ))
+        _associate(connection, address)
+
+
+def dicom_tls(address: str) -> None:
+    """As `dicom`, over TLS. An SCP that asks for our certificate is alive as well."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with _connected(address) as connection:
+        try:
+            with context.wrap_socket(connection) as secured:
+                _associate(secured, address)
+        except ssl.SSLError as exc:
+            if exc.reason not in CERTIFICATE_WANTED:
+                raise Unhealthy(f"{address}: {exc.reason or exc}") from exc
+
+
+def receiver(address: str) -> None:
+    """Raise Unhealthy unless the gateway's receiver answers, with the settings it has here."""
+    (dicom_tls if os.environ.get("RECEIVER_TLS_CERT") else dicom)(address)
 
 
 def tcp(address: str) -> None:
@@ -85,10 +104,23 @@ def association_request() -> bytes:
     return struct.pack(">BxI", 1, len(body)) + body
 
 
+def _associate(connection: socket.socket, address: str) -> None:
+    connection.sendall(association_request())
+    kind, length = struct.unpack(">BxI", _read(connection, 6))
+    if kind not in {ASSOCIATE_AC, ASSOCIATE_RJ} or length > PDU_MAX_BYTES:
+        raise Unhealthy(f"{address} does not answer in DICOM")
+    _read(connection, length)
+    if kind == ASSOCIATE_AC:
+        connection.sendall(RELEASE_RQ)
+        _read(connection, len(RELEASE_RQ))
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     "heartbeat": heartbeat,
     "http": http,
     "dicom": dicom,
+    "dicom-tls": dicom_tls,
+    "receiver": receiver,
     "tcp": tcp,
 }
 

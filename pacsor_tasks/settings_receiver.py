@@ -80,8 +80,8 @@ class ReceptionSettings(BaseSettings):
     RECEIVER_ASSOCIATE_TIMEOUT: Seconds = Field(
         30,
         gt=0,
-        description="Seconds to the end of the TLS handshake, and again to the whole association"
-        " request",
+        description="Seconds from the connection to the whole association request, the TLS"
+        " handshake included",
     )
     RECEIVER_ALLOW: Path | None = Field(
         None, description="File that says who may send (conf/allow.cfg.example); unset: everybody"

@@ -62,10 +62,12 @@ class Gate:
         self.refusals.add(Refusal(address=plain_address(address), reason=reason, detail=detail))
 
     def tend(self) -> None:
-        """Free the seats of associations that ended without a word. Call now and then."""
+        """See to what happens without anybody's doing. Call about once a second."""
         for association in list(self._seats):
-            if not association.is_alive():
+            if not association.is_alive():  # ended without a word
                 self._free(association)
+        for address, _ in self.pending.expire(self.associate_timeout_s):
+            self.refuse(address, Reason.NO_REQUEST)
         # So that the disk's state changes, and is told, also when nobody sends.
         self.admission.is_disk_full()
         self.refusals.flush()

@@ -43,10 +43,22 @@ class Pending:
                 return None
             oldest = next(iter(self._waiting))
             doomed, _ = self._waiting.pop(oldest)
-        # Not `doomed.shutdown`: an SSLSocket would forget its session under its reader's feet.
-        with suppress(OSError):
-            socket.socket.shutdown(doomed, socket.SHUT_RDWR)
+        _hang_up(doomed)
         return oldest
+
+    def expire(self, age_s: float) -> list[tuple[str, int]]:
+        """Hang up on those that have been waiting for longer; their addresses.
+
+        A trickle of bytes keeps every other timeout from passing.
+        """
+        before = self._clock() - age_s
+        with self._guard:
+            late = {key: sock for key, (sock, since) in self._waiting.items() if since < before}
+            for key in late:
+                del self._waiting[key]
+        for connection in late.values():
+            _hang_up(connection)
+        return list(late)
 
     def done(self, address: Any) -> float | None:
         """It has asked, or is gone. The seconds it took; None if it was not waiting."""
@@ -57,3 +69,9 @@ class Pending:
     def __len__(self) -> int:
         """How many are waiting."""
         return len(self._waiting)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    # Not `connection.shutdown`: an SSLSocket would forget its session under its reader's feet.
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
