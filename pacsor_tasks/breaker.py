@@ -1,143 +1,98 @@
-"""Circuit breakers shared by all workers: a peer that does not answer holds no worker for long.
+"""Circuit breakers: a peer that is away holds no worker.
 
-Only tries that were slow to fail count: sixty studies that wait for a PACS behind a firewall that
-swallows packets would else keep four workers busy with connecting. Who fails at once costs nothing.
+The state is in the ledger, which therefore keeps the work of a peer that is left alone out of the
+queues. A cheap probe, made by the sweep, finds out whether the peer answers; then one piece of work
+at a time finds out whether it works, since a PACS may answer C-ECHO and choke on every C-STORE.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
-import redis
 import structlog
 
-from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.errors import PacsorError, PeerUnavailable, Retryable
+from pacsor_tasks.ledger.peers import OPEN_AT, Peers
+from pacsor_tasks.models import PeerName, PeerState
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: A failure that took less held no worker, seconds.
+#: A failure that took longer held a worker, seconds.
 SLOW_S = 1.0
-#: Slow failures in a row after which the peer is left alone.
-THRESHOLD = 3
-#: For how long: at first, and at most, seconds; twice as long each time.
-FIRST_S, LONGEST_S = 5.0, 60.0
-#: One try at a time finds out whether the peer is back; so long for each, seconds.
-PROBE_S = 60.0
-#: A peer that nobody talks to is forgotten, seconds.
-MEMORY_S = 3600.0
+#: Strikes of such a one, and of a quick one: three or ten in a row leave the peer alone.
+SLOW_STRIKES, QUICK_STRIKES = 4, 1
 
-#: Milliseconds until the peer may be tried, or 0 for who may try it now; and its slow failures.
-_MAY_TRY = """
-local n = tonumber(redis.call('GET', KEYS[1]) or 0)
-if n < tonumber(ARGV[1]) then return {0, n} end
-local open = redis.call('PTTL', KEYS[2])
-if open > 0 then return {open, n} end
-if redis.call('SET', KEYS[3], 1, 'NX', 'PX', ARGV[2]) then return {0, n} end
-return {math.max(redis.call('PTTL', KEYS[3]), 1), n}
-"""
-_FAILED = """
-local n = redis.call('INCR', KEYS[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('DEL', KEYS[3])
-local over = n - tonumber(ARGV[1])
-if over >= 0 then
-  local open = math.min(tonumber(ARGV[2]) * 2 ^ math.min(over, 20), tonumber(ARGV[3]))
-  redis.call('SET', KEYS[2], 1, 'PX', math.floor(open))
-end
-return n
-"""
+
+class PeerPaused(Retryable):
+    """An operator paused the peer: nothing was tried, and nothing went wrong."""
 
 
 class Breaker(Protocol):
     """Decides whether a peer is tried at all."""
 
-    def call(self, peer: str, action: Callable[[], T]) -> T:
-        """Do it, or raise PeerUnavailable because the peer did not answer others."""
+    def call(self, peer: PeerName, action: Callable[[], T]) -> T:
+        """Do it, or raise PeerUnavailable because the peer is left alone."""
 
 
 class NoBreaker:
     """Tries everything."""
 
-    def call(self, peer: str, action: Callable[[], T]) -> T:  # noqa: ARG002 - as the protocol
+    def call(self, peer: PeerName, action: Callable[[], T]) -> T:  # noqa: ARG002 - as the protocol
         """Do it."""
         return action()
 
 
-class SharedBreaker:
-    """One breaker per peer over every process that uses the same Redis.
-
-    With Redis away everything is tried.
+class LedgerBreaker:
+    """One breaker per peer over every process that uses the same ledger.
 
     Args:
-        client: Redis; its own timeouts must be short.
+        peers: Of the ledger.
         clock: Seconds, to tell slow failures from quick ones.
     """
 
-    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.monotonic) -> None:
-        self._client = client
+    def __init__(self, peers: Peers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._peers = peers
         self._clock = clock
-        self._may_try = client.register_script(_MAY_TRY)
-        self._failed = client.register_script(_FAILED)
 
-    def call(self, peer: str, action: Callable[[], T]) -> T:
+    def call(self, peer: PeerName, action: Callable[[], T]) -> T:
         """Do it, and note how the peer took it.
 
         Raises:
-            PeerUnavailable: Several in a row found the peer away; also whatever `action` raises.
+            PeerUnavailable: The peer is left alone; also whatever `action` raises.
+            PeerPaused: An operator paused it.
         """
-        failures = self._enter(peer)
+        before = self._peers.get(peer)
+        if before.state is PeerState.PAUSED:
+            raise PeerPaused(f"{peer} is paused")
+        if before.state is PeerState.OPEN:
+            raise PeerUnavailable(f"{peer} is left alone: {before.error}")
         started = self._clock()
         try:
             done = action()
-        except PeerUnavailable:
-            if self._clock() - started >= SLOW_S:
-                self._note_failure(peer)
-            elif failures:
-                self._forget(peer)
+        except PeerUnavailable as exc:
+            self._failed(peer, str(exc), self._clock() - started)
             raise
-        except BaseException:
-            if failures:
-                self._forget(peer)
+        except PacsorError:
+            # It answered, if with a refusal; anything else says nothing of the peer.
+            if before.strikes:
+                self._answered(peer)
             raise
-        if failures:
-            self._forget(peer)
+        if before.strikes:
+            self._answered(peer)
         return done
 
-    def _enter(self, peer: str) -> int:
-        try:
-            wait_ms, failures = self._may_try(
-                keys=_keys(peer), args=[THRESHOLD, int(PROBE_S * 1000)]
-            )
-        except redis.RedisError as exc:
-            log.warning("breaker.away", peer=peer, error=type(exc).__name__)
-            return 0
-        if wait_ms:
-            raise PeerUnavailable(
-                f"{peer} did not answer several times in a row and is left alone for a while",
-                float(wait_ms) / 1000,
-            )
-        return int(failures)
+    def _failed(self, peer: PeerName, error: str, took_s: float) -> None:
+        strikes = SLOW_STRIKES if took_s >= SLOW_S else QUICK_STRIKES
+        with suppress(PeerUnavailable):  # the ledger's; what the peer did is more worth telling
+            if self._peers.failed(peer, error, strikes):
+                log.warning("breaker.open", peer=str(peer), open_at=OPEN_AT)
 
-    def _note_failure(self, peer: str) -> None:
-        limits = [THRESHOLD, *(int(s * 1000) for s in (FIRST_S, LONGEST_S, MEMORY_S))]
-        try:
-            failures = int(self._failed(keys=_keys(peer), args=limits))
-        except redis.RedisError as exc:
-            log.warning("breaker.away", peer=peer, error=type(exc).__name__)
-            return
-        if failures >= THRESHOLD:
-            log.warning("breaker.open", peer=peer, failures=failures)
-
-    def _forget(self, peer: str) -> None:
-        try:
-            self._client.delete(*_keys(peer))
-        except redis.RedisError as exc:
-            log.warning("breaker.away", peer=peer, error=type(exc).__name__)
-
-
-def _keys(peer: str) -> list[str]:
-    return [f"pacsor:breaker:{{{peer}}}:{what}" for what in ("failures", "open", "probe")]
+    def _answered(self, peer: PeerName) -> None:
+        with suppress(PeerUnavailable):
+            if self._peers.answered(peer):
+                log.info("breaker.closed", peer=str(peer))

@@ -8,6 +8,7 @@
     ├── Permanent                    will fail the same way again: stop and show it to an operator
     │   ├── Rejected                 the peer understood and said no
     │   ├── NotFound                 no such study, run or delivery, or its pixels are gone
+    │   ├── Conflict                 an operator's wish that does not fit the state of the work
     │   └── BadResponse              the peer's answer breaks its own contract, or is not ours
     └── ConfigError                  the settings are wrong: names the setting and the value
 
@@ -66,6 +67,10 @@ class Rejected(Permanent):
 
 class NotFound(Permanent):
     """What was asked for does not exist, or no longer."""
+
+
+class Conflict(Permanent):
+    """What an operator asked for does not fit the present state; the message says which it is."""
 
 
 class BadResponse(Permanent):

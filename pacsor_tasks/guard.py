@@ -17,8 +17,9 @@ from typing import TypeVar
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from pacsor_tasks.breaker import PeerPaused
 from pacsor_tasks.errors import PacsorError, PeerUnavailable, Retryable
-from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.ledger import Bounds, Ledger
 from pacsor_tasks.models import Delivery, DeliveryState, Run, RunState, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, RetryPolicy, Wait
 
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 #: A crashed worker's work is taken over after so long, seconds.
 LEASE_S = 12.0
 RENEW_S = 3.0
+#: Work that came upon a pause looks again after so long, seconds.
+PAUSED_LOOK_S = 5.0
 #: So many processes in a row that died at the same work: it is what kills them.
 MAX_LOSSES = 10
 
@@ -53,7 +56,8 @@ def run_step(
         return False
     if run.step.position > step.position:
         return True
-    claimed = ledger.runs.claim(run_id, step, new_owner(), LEASE_S)
+    bounds = Bounds(horizon_s=policy.horizon_s)
+    claimed = ledger.runs.claim(run_id, step, new_owner(), LEASE_S, bounds)
     if claimed is None or claimed.owner is None:
         return False
     owner = claimed.owner
@@ -69,13 +73,27 @@ def run_step(
         return _commit_run(ledger, claimed, outcome)
 
 
-def deliver(ledger: Ledger, policy: RetryPolicy, delivery_id: str, action: DeliveryAction) -> bool:
-    """Do one delivery if it is due and nobody holds it.
+def deliver(
+    ledger: Ledger,
+    policy: RetryPolicy,
+    delivery_id: str,
+    action: DeliveryAction,
+    slots: int = 0,
+) -> bool:
+    """Do one delivery if it is due, nobody holds it and its destination takes one more.
+
+    Args:
+        ledger: Where it stands.
+        policy: How it is tried again.
+        delivery_id: Which.
+        action: What to do.
+        slots: Deliveries to one destination at once; 0: any number.
 
     Returns:
         True when this call ended the run's last open delivery and the run now needs its cleanup.
     """
-    claimed = ledger.deliveries.claim(delivery_id, new_owner(), LEASE_S)
+    bounds = Bounds(slots=slots, horizon_s=policy.horizon_s)
+    claimed = ledger.deliveries.claim(delivery_id, new_owner(), LEASE_S, bounds)
     if claimed is None or claimed.owner is None:
         return False
     owner = claimed.owner
@@ -122,13 +140,15 @@ class Failure:
 
 def _attempt(
     work: Run | Delivery, action: Callable[[], T], failed: Callable[[PacsorError], Failure]
-) -> T | Failure:
+) -> T | Failure | Wait:
     if work.losses >= MAX_LOSSES:
         log.error("step.deadly", losses=work.losses)
         died = f"{work.losses} processes in a row died at it: see the worker's log"
         return Failure(died, is_over=True, delay_s=0)
     try:
         return action()
+    except PeerPaused as exc:
+        return Wait(PAUSED_LOOK_S, str(exc))
     except PacsorError as exc:
         said = str(exc) if exc.is_loggable else "see the study's timeline"
         log.warning("step.failed", error=said, error_type=type(exc).__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class RunState(StrEnum):
@@ -92,6 +93,35 @@ class DestinationKind(StrEnum):
 
     STORESCU = "storescu"
     HL7 = "hl7"
+
+
+class PeerKind(StrEnum):
+    """Whom the gateway talks to on its own account."""
+
+    CORE = "core"
+    DESTINATION = "destination"
+
+
+class PeerState(StrEnum):
+    """Whether a peer is talked to."""
+
+    CLOSED = "closed"
+    #: it answered a probe: one piece of work at a time finds out whether it is back
+    TRIAL = "trial"
+    #: it did not answer: left alone but for a probe now and then
+    OPEN = "open"
+    #: by an operator
+    PAUSED = "paused"
+
+
+class PeerName(NamedTuple):
+    """A core or a destination."""
+
+    kind: PeerKind
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 class InstanceOutcome(StrEnum):
@@ -201,3 +231,33 @@ class Delivery:
     error: str | None
     #: processes in a row that died at it
     losses: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """What is known of a core or destination. Times are epoch seconds, UTC."""
+
+    kind: PeerKind
+    name: str
+    paused_at: float | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
+    #: failed tries in a row; a slow one counts more
+    strikes: int = 0
+    #: since when it is left alone
+    opened_at: float | None = None
+    #: when it is probed; None while opened: a probe got through
+    probe_at: float | None = None
+    #: how often it was left alone in a row
+    probes: int = 0
+    #: what the last failed try said
+    error: str | None = None
+
+    @property
+    def state(self) -> PeerState:
+        """Whether it is talked to; a pause comes first."""
+        if self.paused_at is not None:
+            return PeerState.PAUSED
+        if self.opened_at is None:
+            return PeerState.CLOSED
+        return PeerState.TRIAL if self.probe_at is None else PeerState.OPEN

@@ -8,7 +8,7 @@ import structlog
 
 from pacsor_tasks import guard, pipeline
 from pacsor_tasks.errors import PeerUnavailable
-from pacsor_tasks.models import Run, Step
+from pacsor_tasks.models import PeerKind, PeerName, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.steps.poll import poll
@@ -35,7 +35,8 @@ def poll_all(run_ids: Sequence[str], ports: Ports) -> None:
         if run.core in away:
             raise PeerUnavailable(away[run.core])
         try:
-            return ports.breaker.call(f"core {run.core}", lambda: poll(run, ports))
+            core = PeerName(PeerKind.CORE, run.core)
+            return ports.breaker.call(core, lambda: poll(run, ports))
         except PeerUnavailable as exc:
             away[run.core] = str(exc)
             raise

@@ -14,7 +14,7 @@ from pacsor_tasks.hl7.message import MessageOptions
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter
 from pacsor_tasks.milvue.client import MilvueClient
-from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.models import DestinationKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.spool import Spool
 
@@ -89,6 +89,12 @@ class Ports:
     #: seconds a published message may be under way before the sweep publishes it again
     stale_s: float = 10.0
     breaker: Breaker = field(default_factory=NoBreaker)
+    #: a cheap question to each peer; raises when it does not answer
+    probes: Mapping[PeerName, Callable[[], None]] = field(default_factory=dict)
+    #: does something without holding the caller
+    aside: Callable[[Callable[[], None]], None] = field(default=lambda do: do())
+    #: deliveries to one destination at once, over all workers; 0: any number
+    destination_slots: int = 0
     #: messages waiting in a queue
     queue_length: Callable[[str], int] = field(default=lambda _queue: 0)
 

@@ -9,8 +9,9 @@ from itertools import islice
 
 import structlog
 
-from pacsor_tasks import pipeline
+from pacsor_tasks import pipeline, probing
 from pacsor_tasks.errors import PeerUnavailable, Permanent
+from pacsor_tasks.ledger.deliveries import DueDelivery
 from pacsor_tasks.models import Step
 from pacsor_tasks.ports import Ports
 
@@ -34,9 +35,10 @@ class Swept:
     runs: int = 0
     polls: int = 0
     deliveries: int = 0
+    probes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.ingests or self.runs or self.polls or self.deliveries)
+        return bool(self.ingests or self.runs or self.polls or self.deliveries or self.probes)
 
 
 def reconcile(ports: Ports) -> Swept:
@@ -47,11 +49,13 @@ def reconcile(ports: Ports) -> Swept:
     """
     swept = Swept()
     _outbox(ports, swept)
+    swept.probes = probing.start_probes(ports)
+    ports.ledger.peers.hold_due(ports.retry.horizon_s)
     _runs(ports, swept)
     _deliveries(ports, swept)
     if swept:
         log.info("reconcile.launched", ingests=swept.ingests, runs=swept.runs, polls=swept.polls,
-                 deliveries=swept.deliveries)  # fmt: skip
+                 deliveries=swept.deliveries, probes=swept.probes)  # fmt: skip
     return swept
 
 
@@ -126,11 +130,37 @@ def _runs(ports: Ports, swept: Swept) -> None:
     swept.polls = len(polls)
 
 
+def launch_next(destination: str, ports: Ports) -> None:
+    """Publish the delivery that waits for a slot of its destination, now that one is free.
+
+    Else a destination would get no more than its slots' worth of deliveries per sweep.
+    """
+    slots = ports.destination_slots
+    due = _due(destination, 1, math.inf, ports) if slots else []
+    if due and ports.ledger.deliveries.free_slots(destination, slots):
+        _publish(due, ports)
+
+
 def _deliveries(ports: Ports, swept: Swept) -> None:
-    for due in ports.ledger.deliveries.due(stale_s=_stale(ports, "deliver"), limit=LIMIT):
-        if ports.ledger.deliveries.mark_enqueued(due):
-            pipeline.launch_delivery(due.delivery_id, due.kind)
-            swept.deliveries += 1
+    stale_s, slots = _stale(ports, "deliver"), ports.destination_slots
+    for destination in ports.ledger.deliveries.destinations():
+        # What finds no slot would only be turned away by a worker.
+        free = ports.ledger.deliveries.free_slots(destination, slots) if slots else LIMIT
+        if free:
+            swept.deliveries += _publish(_due(destination, free, stale_s, ports), ports)
+
+
+def _due(destination: str, limit: int, stale_s: float, ports: Ports) -> list[DueDelivery]:
+    return ports.ledger.deliveries.due(stale_s=stale_s, limit=limit, destination=destination)
+
+
+def _publish(due: list[DueDelivery], ports: Ports) -> int:
+    launched = 0
+    for delivery in due:
+        if ports.ledger.deliveries.mark_enqueued(delivery):
+            pipeline.launch_delivery(delivery.delivery_id, delivery.kind)
+            launched += 1
+    return launched
 
 
 def _stale(ports: Ports, queue: str) -> float:

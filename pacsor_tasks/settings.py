@@ -114,6 +114,9 @@ class Settings(ReceptionSettings):
     PACS_TIMEOUT: Seconds = Field(
         60, gt=0, description="Seconds to wait for a PACS's answer to one instance"
     )
+    DESTINATION_ASSOCIATIONS: Count = Field(
+        2, description="Deliveries to one destination at once, over all workers and hosts"
+    )
     DELIVERY_RETRY_HORIZON: Seconds = Field(
         259200, description="Seconds of retries (72h), then the delivery is quarantined"
     )
@@ -170,7 +173,12 @@ class Settings(ReceptionSettings):
     )
 
     # --- processes
-    WORKER_CONCURRENCY: Count = Field(4, description="Worker slots of one worker process tree")
+    WORKER_CONCURRENCY: Count = Field(
+        4, description="Slots of the worker that takes studies in and talks to the AI"
+    )
+    DELIVERY_CONCURRENCY: Count = Field(
+        4, description="Slots of the worker that delivers; more than DESTINATION_ASSOCIATIONS"
+    )
     HEARTBEAT_FILE: Path | None = Field(
         None, description="File that a worker or beat touches while it works, for a health check"
     )

@@ -27,7 +27,7 @@ from pacsor_tasks import (
 from pacsor_tasks.app import app
 from pacsor_tasks.errors import ConfigError, NotFound, PeerUnavailable
 from pacsor_tasks.ledger import migrate
-from pacsor_tasks.models import Delivery, Run, Step
+from pacsor_tasks.models import Delivery, PeerKind, PeerName, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.settings import load
@@ -145,18 +145,24 @@ def _run(run_id: str, step: Step, action: RunStep) -> None:
 
 def _asking_the_core(action: RunStep) -> RunStep:
     """A step that is not tried while the run's core does not answer."""
-    return lambda run, ports: ports.breaker.call(f"core {run.core}", lambda: action(run, ports))
+    return lambda run, ports: ports.breaker.call(
+        PeerName(PeerKind.CORE, run.core), lambda: action(run, ports)
+    )
 
 
 def _deliver(delivery_id: str, action: DeliveryStep) -> None:
     ports = wiring.ports()
-
-    def tried(delivery: Delivery) -> Wait | Ended:
-        return ports.breaker.call(delivery.destination, lambda: action(delivery, ports))
-
+    run_id, _, destination = delivery_id.partition(":")
     with _deferred():
-        if guard.deliver(ports.ledger, ports.retry, delivery_id, tried):
-            pipeline.launch(delivery_id.partition(":")[0], Step.CLEANUP, ())
+        if guard.deliver(
+            ports.ledger,
+            ports.retry,
+            delivery_id,
+            lambda delivery: action(delivery, ports),
+            ports.destination_slots,
+        ):
+            pipeline.launch(run_id, Step.CLEANUP, ())
+        reconcile.launch_next(destination, ports)
 
 
 @contextmanager

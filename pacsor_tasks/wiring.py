@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pacsor_tasks.breaker import SharedBreaker
+from pacsor_tasks.breaker import LedgerBreaker
+from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.hl7 import mllp
 from pacsor_tasks.hl7.message import MessageOptions
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
 from pacsor_tasks.milvue.client import MilvueClient
+from pacsor_tasks.models import PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
 from pacsor_tasks.settings import Settings, kind_of, load
 from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.spool import Spool
+
+#: A peer that takes longer to answer a probe counts as away, seconds.
+PROBE_TIMEOUT_S = 3.0
 
 _built: dict[int, Ports] = {}
 
@@ -51,27 +60,14 @@ def build(settings: Settings) -> Ports:
     spool = Spool(settings.spool_dir)
     spool.prepare()
     client = redis_client(settings)
+    ledger = Ledger(settings.ledger_url)
     return Ports(
         spool=spool,
-        ledger=Ledger(settings.ledger_url),
+        ledger=ledger,
         cores={c.name: _core(c, settings, client) for c in settings.cores.values()},
         targets=[_target(c) for c in settings.cores.values()],
-        pacs={
-            s.name: Pacs(
-                name=s.name,
-                host=s.host,
-                port=s.port,
-                called_aet=s.called_aet,
-                calling_aet=s.calling_aet,
-                connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
-                timeout_s=settings.PACS_TIMEOUT,
-            )
-            for s in settings.storescu.values()
-        },
-        ris={
-            r.name: Ris(name=r.name, host=r.host, port=r.port, timeout_s=settings.RIS_TIMEOUT)
-            for r in settings.ris.values()
-        },
+        pacs=_pacs(settings),
+        ris=_ris(settings),
         hl7=_hl7(settings),
         poll=PollPolicy(
             interval_s=settings.POLL_INTERVAL,
@@ -82,7 +78,10 @@ def build(settings: Settings) -> Ports:
             cap_s=settings.RETRY_MAX_DELAY, horizon_s=settings.DELIVERY_RETRY_HORIZON
         ),
         retention_s=settings.RETENTION_DAYS * 86400,
-        breaker=SharedBreaker(client),
+        breaker=LedgerBreaker(ledger.peers),
+        probes=_probes(settings),
+        aside=_aside,
+        destination_slots=settings.DESTINATION_ASSOCIATIONS,
         queue_length=lambda queue: _queue_length(client, queue),
     )
 
@@ -98,6 +97,63 @@ def redis_client(settings: Settings) -> redis.Redis:
         retry=Retry(NoBackoff(), 1),
         health_check_interval=10,
     )
+
+
+def _pacs(settings: Settings) -> dict[str, Pacs]:
+    return {
+        s.name: Pacs(
+            name=s.name,
+            host=s.host,
+            port=s.port,
+            called_aet=s.called_aet,
+            calling_aet=s.calling_aet,
+            connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
+            timeout_s=settings.PACS_TIMEOUT,
+        )
+        for s in settings.storescu.values()
+    }
+
+
+def _ris(settings: Settings) -> dict[str, Ris]:
+    return {
+        r.name: Ris(name=r.name, host=r.host, port=r.port, timeout_s=settings.RIS_TIMEOUT)
+        for r in settings.ris.values()
+    }
+
+
+def _probes(settings: Settings) -> Mapping[PeerName, Callable[[], None]]:
+    """C-ECHO, MLLP connect or API status of each peer, with short time limits."""
+
+    def echo(pacs: Pacs) -> Callable[[], None]:
+        quick = replace(pacs, connect_timeout_s=PROBE_TIMEOUT_S, timeout_s=PROBE_TIMEOUT_S)
+        return lambda: scu.echo(quick)
+
+    def connect(ris: Ris) -> Callable[[], None]:
+        return lambda: mllp.connect_check(ris.host, ris.port, PROBE_TIMEOUT_S)
+
+    def ask(core: CoreSettings) -> Callable[[], None]:
+        def check() -> None:
+            with MilvueClient(
+                core.api_url,
+                core.token.get_secret_value(),
+                signed_url=core.signed_url,
+                connect_timeout_s=PROBE_TIMEOUT_S,
+                read_timeout_s=PROBE_TIMEOUT_S,
+            ) as client:
+                client.check()
+
+        return check
+
+    to = PeerKind.DESTINATION
+    return {
+        **{PeerName(to, name): echo(pacs) for name, pacs in _pacs(settings).items()},
+        **{PeerName(to, name): connect(ris) for name, ris in _ris(settings).items()},
+        **{PeerName(PeerKind.CORE, c.name): ask(c) for c in settings.cores.values()},
+    }
+
+
+def _aside(do: Callable[[], None]) -> None:
+    threading.Thread(target=do, daemon=True, name="probe").start()
 
 
 def _core(core: CoreSettings, settings: Settings, client: redis.Redis) -> Core:

@@ -6,13 +6,24 @@ import time
 
 from pacsor_tasks.ledger.deliveries import Deliveries, NewResult
 from pacsor_tasks.ledger.engine import migrate, open_engine
+from pacsor_tasks.ledger.gate import Bounds
 from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
+from pacsor_tasks.ledger.peers import Peers
 from pacsor_tasks.ledger.retention import Retention
 from pacsor_tasks.ledger.runs import Runs
 from pacsor_tasks.ledger.store import Clock
 from pacsor_tasks.ledger.studies import Studies, iso
 
-__all__ = ["Ledger", "NewInstance", "NewResult", "NewRevision", "Target", "iso", "migrate"]
+__all__ = [
+    "Bounds",
+    "Ledger",
+    "NewInstance",
+    "NewResult",
+    "NewRevision",
+    "Target",
+    "iso",
+    "migrate",
+]
 
 
 class Ledger:
@@ -34,6 +45,7 @@ class Ledger:
         self.deliveries = Deliveries(self.engine, clock)
         self.studies = Studies(self.engine, clock)
         self.retention = Retention(self.engine, clock)
+        self.peers = Peers(self.engine, clock)
 
     def ping(self) -> None:
         """Prove that the ledger answers; PeerUnavailable if not."""

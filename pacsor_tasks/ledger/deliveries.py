@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, update
 
+from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.runs import (
     OPEN_DELIVERY,
@@ -17,7 +18,16 @@ from pacsor_tasks.ledger.runs import (
     without_idle_time,
 )
 from pacsor_tasks.ledger.store import Store, insert_missing, is_news
-from pacsor_tasks.models import Delivery, DeliveryState, DestinationKind, Result, Run, Step
+from pacsor_tasks.models import (
+    Delivery,
+    DeliveryState,
+    DestinationKind,
+    PeerKind,
+    PeerName,
+    Result,
+    Run,
+    Step,
+)
 
 DELIVERY_COLUMNS = tuple(t.delivery.c[f.name] for f in fields(Delivery))
 RESULT_COLUMNS = tuple(t.result.c[f.name] for f in fields(Result))
@@ -102,10 +112,18 @@ class Deliveries(Store):
             )
         return True
 
-    def claim(self, delivery_id: str, owner: str, lease_s: float) -> Delivery | None:
-        """Take the lease of a delivery that is due; None when it is not, or held, or over."""
+    def claim(
+        self, delivery_id: str, owner: str, lease_s: float, bounds: gate.Bounds = gate.UNBOUNDED
+    ) -> Delivery | None:
+        """Take the lease of a delivery that is due.
+
+        Returns:
+            None when it is not due, held by another, over, or its destination takes nothing now.
+        """
         now = self.clock()
         with self.write() as c:
+            if not gate.admit(c, PeerKind.DESTINATION, delivery_id, now, bounds):
+                return None
             row = (
                 c.execute(
                     update(t.delivery)
@@ -122,6 +140,7 @@ class Deliveries(Store):
                         losses=losses_of(t.delivery),
                         active_since=without_idle_time(t.delivery.c.active_since, t.delivery, now),
                         waiting_for=None,
+                        held=False,
                     )
                     .returning(*DELIVERY_COLUMNS)
                 )
@@ -168,8 +187,16 @@ class Deliveries(Store):
         }  # fmt: skip
         return self._commit(delivery, values, (f"delivery.{state}", message))
 
-    def due(self, *, stale_s: float, limit: int) -> list[DueDelivery]:
-        """Unfinished deliveries past their due time whose message is not under way."""
+    def due(
+        self, *, stale_s: float, limit: int, destination: str | None = None
+    ) -> list[DueDelivery]:
+        """Unfinished deliveries past their due time whose message is not under way.
+
+        Args:
+            stale_s: A message published longer ago counts as lost; `inf`: none does.
+            limit: At most so many, the longest due first.
+            destination: Only those of this one.
+        """
         now = self.clock()
         query = (
             select(t.delivery.c.id, t.delivery.c.kind, t.delivery.c.enqueued_at)
@@ -181,9 +208,31 @@ class Deliveries(Store):
             .order_by(t.delivery.c.due_at)
             .limit(limit)
         )
+        if destination is not None:
+            query = query.where(t.delivery.c.destination == destination)
         with self.read() as c:
             rows = c.execute(query)
             return [DueDelivery(r.id, DestinationKind(r.kind), r.enqueued_at) for r in rows]
+
+    def destinations(self) -> list[str]:
+        """Every destination that ever had a delivery, configured still or not."""
+        names: list[str] = []
+        with self.read() as c:
+            while True:
+                # One look into the index per name; DISTINCT would walk all of it.
+                query = select(func.min(t.delivery.c.destination))
+                if names:
+                    query = query.where(t.delivery.c.destination > names[-1])
+                name = c.execute(query).scalar()
+                if name is None:
+                    return names
+                names.append(name)
+
+    def free_slots(self, destination: str, slots: int) -> int:
+        """How many more deliveries to a destination may start when `slots` may go at once."""
+        with self.read() as c:
+            peer = PeerName(PeerKind.DESTINATION, destination)
+            return max(0, slots - gate.n_leased(c, peer, self.clock()))
 
     def mark_enqueued(self, due: DueDelivery) -> bool:
         """Say that a message is being published; False when another sweep was first."""

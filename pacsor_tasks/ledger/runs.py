@@ -8,9 +8,18 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, Table, case, exists, or_, select, update
 
+from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.store import Store, insert_missing, is_news
-from pacsor_tasks.models import DeliveryState, Instance, InstanceOutcome, Run, RunState, Step
+from pacsor_tasks.models import (
+    DeliveryState,
+    Instance,
+    InstanceOutcome,
+    PeerKind,
+    Run,
+    RunState,
+    Step,
+)
 
 TERMINAL = tuple(s for s in RunState if s.is_terminal)
 OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
@@ -49,14 +58,24 @@ class Runs(Store):
             row = c.execute(select(*RUN_COLUMNS).where(t.run.c.id == run_id)).mappings().first()
         return None if row is None else to_run(row)
 
-    def claim(self, run_id: str, step: Step, owner: str, lease_s: float) -> Run | None:
+    def claim(
+        self,
+        run_id: str,
+        step: Step,
+        owner: str,
+        lease_s: float,
+        bounds: gate.Bounds = gate.UNBOUNDED,
+    ) -> Run | None:
         """Take the lease of a run's present step.
 
         Returns:
-            The run as claimed, or None when it is not at this step, not due, or held by another.
+            The run as claimed, or None when it is not at this step, not due, held by another, or
+            its core takes nothing now.
         """
         now = self.clock()
         with self.write() as c:
+            if step in gate.ASKING and not gate.admit(c, PeerKind.CORE, run_id, now, bounds):
+                return None
             row = (
                 c.execute(
                     update(t.run)
@@ -75,6 +94,7 @@ class Runs(Store):
                         step_since=without_idle_time(t.run.c.step_since, t.run, now),
                         state=step.state,
                         waiting_for=None,
+                        held=False,
                     )
                     .returning(*RUN_COLUMNS)
                 )

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -102,7 +103,11 @@ run = Table(
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("error", Text),
+    #: put off because its core is paused or away
+    Column("held", Boolean, nullable=False, server_default=false()),
     Index("ix_run_due_at", "due_at", "lease_until"),
+    Index("ix_run_core_due_at", "core", "due_at"),
+    Index("ix_run_core_lease", "core", "lease_until"),
     Index("ix_run_study_uid", "study_uid", "core", "created_at"),
     # Without it SQLite goes through all runs of a state for each study of a page.
     Index("ix_run_study_uid_state", "study_uid", "state"),
@@ -178,7 +183,11 @@ delivery = Table(
     Column("total", Integer, nullable=False),
     Column("control_id", String(20)),
     Column("error", Text),
+    #: put off because its destination is paused or away
+    Column("held", Boolean, nullable=False, server_default=false()),
     Index("ix_delivery_due_at", "due_at", "lease_until"),
+    Index("ix_delivery_destination_due_at", "destination", "due_at"),
+    Index("ix_delivery_destination_lease", "destination", "lease_until"),
     Index("ix_delivery_run_id", "run_id"),
     Index("ix_delivery_destination", "destination", "state"),
 )
@@ -195,17 +204,45 @@ delivery_instance = Table(
     Column("at", Double, nullable=False),
 )
 
+#: What is known of a core or destination beside its settings; no row: it is well.
+peer = Table(
+    "peer",
+    metadata,
+    #: core, destination
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("paused_at", Double),
+    Column("paused_by", String(64)),
+    Column("pause_reason", Text),
+    #: failed tries in a row; a slow one counts more
+    Column("strikes", Integer, nullable=False, server_default="0"),
+    #: since when it is left alone; null: it is not
+    Column("opened_at", Double),
+    #: when it is probed; null while opened: a probe got through, and one at a time is tried
+    Column("probe_at", Double),
+    #: how often it was left alone in a row
+    Column("probes", Integer, nullable=False, server_default="0"),
+    #: what the last failed try said
+    Column("error", Text),
+)
+
 event = Table(
     "event",
     metadata,
     Column("id", Serial, primary_key=True),
     Column("at", Double, nullable=False),
+    #: "" for an event of a peer
     Column("study_uid", Uid, nullable=False),
     Column("run_id", String(36)),
     Column("destination", String(64)),
     Column("kind", String(32), nullable=False),
     Column("message", Text, nullable=False),
+    #: the operator whose doing it was
+    Column("by", String(64)),
+    #: "<kind> <name>" of the peer that was paused, left alone, …
+    Column("peer", String(80)),
     Index("ix_event_study_uid", "study_uid", "id"),
     Index("ix_event_at", "at"),
+    Index("ix_event_peer", "peer", "id"),
     sqlite_autoincrement=True,
 )

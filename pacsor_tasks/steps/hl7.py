@@ -12,7 +12,14 @@ from pacsor_tasks.hl7.findings import inference_text
 from pacsor_tasks.hl7.message import build_message, new_control_id
 from pacsor_tasks.hl7.metadata import read_study_metadata
 from pacsor_tasks.milvue.outcomes import CommandForbidden, UnknownStudy
-from pacsor_tasks.models import Delivery, DeliveryState, InstanceOutcome, Run
+from pacsor_tasks.models import (
+    Delivery,
+    DeliveryState,
+    InstanceOutcome,
+    PeerKind,
+    PeerName,
+    Run,
+)
 from pacsor_tasks.outcomes import Ended, Wait
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.spool import write_durably
@@ -45,7 +52,11 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
         write_durably(file, _build(delivery, control_id, inference, ports))
     require_lease(delivery, ports)
-    answer = mllp.exchange(ris.host, ris.port, file.read_bytes(), timeout_s=ris.timeout_s)
+    message = file.read_bytes()
+    answer = ports.breaker.call(
+        PeerName(PeerKind.DESTINATION, ris.name),
+        lambda: mllp.exchange(ris.host, ris.port, message, timeout_s=ris.timeout_s),
+    )
     accepted = ack.check(answer, control_id)
     ports.ledger.deliveries.record_sent(delivery.id)
     return Ended(DeliveryState.DELIVERED, f"message {control_id} acknowledged ({accepted.code})")
@@ -65,7 +76,11 @@ def _findings(
     if command is None or command not in core.commands:
         return None
     try:
-        found = core.client.findings(run.study_uid, command, ports.hl7.language.lower())
+        # The core's own breaker: that the AI is away must not be held against the RIS.
+        found = ports.breaker.call(
+            PeerName(PeerKind.CORE, core.name),
+            lambda: core.client.findings(run.study_uid, command, ports.hl7.language.lower()),
+        )
     except (CommandForbidden, UnknownStudy):
         return None  # the message goes without them: contract §2.5
     except NotReady:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pacsor_tasks.dicom.scu import StoreItem, store
 from pacsor_tasks.dicom.statuses import Verdict, classify
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.models import Delivery, DeliveryState
+from pacsor_tasks.models import Delivery, DeliveryState, PeerKind, PeerName
 from pacsor_tasks.outcomes import Ended
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.steps.common import require_lease
+from pacsor_tasks.words import counted
 
 
 def store_results(delivery: Delivery, ports: Ports) -> Ended:
@@ -44,5 +45,9 @@ def store_results(delivery: Delivery, ports: Ports) -> Ended:
         require_lease(delivery, ports)
 
     if items:
-        store(pacs, items, record)
-    return Ended(DeliveryState.DELIVERED, f"{delivery.total} instances stored at {pacs.called_aet}")
+        peer = PeerName(PeerKind.DESTINATION, pacs.name)
+        ports.breaker.call(peer, lambda: store(pacs, items, record))
+    return Ended(
+        DeliveryState.DELIVERED,
+        f"{counted(delivery.total, 'instance')} stored at {pacs.called_aet}",
+    )

@@ -1,23 +1,21 @@
-"""Circuit breakers on a real Redis: who is left alone, for how long, and how it comes back."""
+"""Circuit breakers: who is left alone, for how long, and how it comes back; on each database."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from pacsor_tasks import breaker as module
-from pacsor_tasks.breaker import THRESHOLD, SharedBreaker
-from pacsor_tasks.errors import PeerUnavailable, Rejected
-from tests.support.net import free_port, wait_until
-from tests.support.redis_server import redis_server
+from pacsor_tasks.breaker import LedgerBreaker, PeerPaused
+from pacsor_tasks.errors import BadResponse, PeerUnavailable, RateLimited, Rejected
+from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.models import PeerKind, PeerName, PeerState
+from tests.conftest import Clock
 
-PEER = "storescu"
+PEER = PeerName(PeerKind.DESTINATION, "storescu")
+OTHER = PeerName(PeerKind.DESTINATION, "storescu-2")
 
 
 class Stopwatch:
@@ -37,16 +35,9 @@ def watch() -> Stopwatch:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[redis.Redis]:
-    """A Redis of its own."""
-    with redis_server(tmp_path) as server, server.client() as connection:
-        yield connection
-
-
-@pytest.fixture
-def breaker(client: redis.Redis, watch: Stopwatch) -> SharedBreaker:
+def breaker(ledger: Ledger, watch: Stopwatch) -> LedgerBreaker:
     """The breaker of one worker."""
-    return SharedBreaker(client, watch)
+    return LedgerBreaker(ledger.peers, watch)
 
 
 def away(watch: Stopwatch, seconds: float = 10.0) -> Callable[[], None]:
@@ -57,103 +48,148 @@ def away(watch: Stopwatch, seconds: float = 10.0) -> Callable[[], None]:
     return action
 
 
-def refuse(breaker: SharedBreaker, action: Callable[[], object], times: int) -> None:
+def refuse(breaker: LedgerBreaker, action: Callable[[], object], times: int) -> None:
     for _ in range(times):
         with pytest.raises(PeerUnavailable, match="no connection"):
             breaker.call(PEER, action)
 
 
-def is_left_alone(breaker: SharedBreaker, peer: str = PEER) -> bool:
-    try:
-        breaker.call(peer, lambda: None)
-    except PeerUnavailable:
-        return True
-    return False
+def state(ledger: Ledger, peer: PeerName = PEER) -> PeerState:
+    return ledger.peers.get(peer).state
 
 
-def test_a_peer_that_keeps_silent_is_left_alone_by_every_worker(
-    client: redis.Redis, breaker: SharedBreaker, watch: Stopwatch
+@pytest.mark.parametrize(
+    ("took_s", "tries"),
+    [
+        (10.0, 3),  # a firewall that swallows packets: three workers' ten seconds are enough
+        (0.01, 10),  # refused at once: costs little, yet many waiting studies would cost much
+    ],
+)
+def test_a_peer_that_is_away_is_left_alone_by_every_worker(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, took_s: float, tries: int
 ):
-    refuse(breaker, away(watch), THRESHOLD)
-    other_worker = SharedBreaker(client, watch)
-    with pytest.raises(PeerUnavailable, match="storescu did not answer several times") as caught:
+    refuse(breaker, away(watch, took_s), tries - 1)
+    assert state(ledger) is PeerState.CLOSED
+    refuse(breaker, away(watch, took_s), 1)
+    assert state(ledger) is PeerState.OPEN
+    other_worker = LedgerBreaker(ledger.peers, watch)
+    with pytest.raises(PeerUnavailable, match="storescu is left alone: no connection within 10 s"):
         other_worker.call(PEER, lambda: pytest.fail("not tried"))
-    assert 0 < (caught.value.retry_after_s or 0) <= module.FIRST_S
 
 
-def test_another_peer_is_not_touched(breaker: SharedBreaker, watch: Stopwatch):
-    refuse(breaker, away(watch), THRESHOLD)
-    assert not is_left_alone(breaker, "storescu-2")
+def test_another_peer_is_not_touched(ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch):
+    refuse(breaker, away(watch), 3)
+    assert state(ledger, OTHER) is PeerState.CLOSED
+    assert breaker.call(OTHER, lambda: "done") == "done"
 
 
-def test_quick_failures_hold_nobody_and_do_not_count(breaker: SharedBreaker, watch: Stopwatch):
-    refuse(breaker, away(watch, 0.01), 20)
-    assert not is_left_alone(breaker)
-
-
-@pytest.mark.parametrize("answer", [None, Rejected("no"), PeerUnavailable("quick")])
+@pytest.mark.parametrize(
+    "answer", [None, Rejected("no"), RateLimited("slow down"), BadResponse("what?")]
+)
 def test_any_answer_in_between_starts_the_count_again(
-    breaker: SharedBreaker, watch: Stopwatch, answer: Exception | None
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, answer: Exception | None
 ):
     def answered() -> None:
         if answer is not None:
             raise answer
 
     for _ in range(3):
-        refuse(breaker, away(watch), THRESHOLD - 1)
-        with suppress(Rejected, PeerUnavailable):
+        refuse(breaker, away(watch), 2)
+        with suppress(Rejected, RateLimited, BadResponse):
             breaker.call(PEER, answered)
-    assert not is_left_alone(breaker)
+    assert state(ledger) is PeerState.CLOSED
 
 
-def test_one_at_a_time_finds_out_whether_the_peer_is_back(
-    breaker: SharedBreaker, watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+def test_what_is_no_word_of_the_peer_changes_nothing(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch
 ):
-    monkeypatch.setattr(module, "FIRST_S", 0.05)
-    refuse(breaker, away(watch), THRESHOLD)
-    seen: list[bool] = []
+    def interrupted() -> None:
+        raise KeyboardInterrupt
 
-    def probe() -> None:
-        seen.append(is_left_alone(breaker))
-
-    wait_until(lambda: try_once(breaker, probe))
-    assert seen == [True]  # the others waited meanwhile
-    assert not is_left_alone(breaker)  # and it is back
+    refuse(breaker, away(watch), 2)
+    with pytest.raises(KeyboardInterrupt):
+        breaker.call(PEER, interrupted)
+    refuse(breaker, away(watch), 1)
+    assert state(ledger) is PeerState.OPEN
 
 
-def try_once(breaker: SharedBreaker, action: Callable[[], None]) -> bool:
-    try:
-        breaker.call(PEER, action)
-    except PeerUnavailable:
-        return False
-    return True
+def test_a_probe_that_gets_through_puts_the_peer_on_trial_and_a_success_closes(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
+):
+    refuse(breaker, away(watch), 3)
+    assert ledger.peers.take_probes() == []
+    clock.tick(5)
+    assert ledger.peers.take_probes() == [PEER]
+    assert ledger.peers.take_probes() == []  # another sweep finds it taken
+    ledger.peers.probed(PEER, None)
+    assert state(ledger) is PeerState.TRIAL
+    breaker.call(PEER, lambda: None)
+    assert state(ledger) is PeerState.CLOSED
+    assert [e["kind"] for e in ledger.peers.events()] == ["peer.closed", "peer.open"]
 
 
-def test_a_probe_that_fails_leaves_the_peer_alone_for_longer(
-    client: redis.Redis, breaker: SharedBreaker, watch: Stopwatch
+def test_who_answers_a_probe_and_nothing_else_is_left_alone_for_longer_each_time(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
 ):
     waits = []
-    refuse(breaker, away(watch), THRESHOLD)
+    refuse(breaker, away(watch), 3)
     for _ in range(6):
-        client.delete(f"pacsor:breaker:{{{PEER}}}:open")  # its time has come
+        clock.tick(60)
+        assert ledger.peers.take_probes() == [PEER]
+        ledger.peers.probed(PEER, None)
         refuse(breaker, away(watch), 1)
-        with pytest.raises(PeerUnavailable) as caught:
-            breaker.call(PEER, lambda: None)
-        waits.append(round(caught.value.retry_after_s or 0))
+        waits.append((ledger.peers.get(PEER).probe_at or 0) - clock())
     assert waits == [10, 20, 40, 60, 60, 60]
+    assert len(ledger.peers.events()) == 1  # not a line per minute of a weekend
 
 
-def test_without_redis_everything_is_tried(watch: Stopwatch):
-    with redis.Redis(port=free_port(), retry=Retry(NoBackoff(), 0)) as nowhere:
-        breaker = SharedBreaker(nowhere, watch)
-        refuse(breaker, away(watch), THRESHOLD + 2)
-        assert breaker.call(PEER, lambda: "done") == "done"
+def test_a_probe_whose_process_died_is_made_again(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
+):
+    refuse(breaker, away(watch), 3)
+    clock.tick(5)
+    assert ledger.peers.take_probes() == [PEER]
+    clock.tick(31)
+    assert ledger.peers.take_probes() == [PEER]
+
+
+def test_a_try_from_before_that_fails_late_does_not_put_the_probe_off(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
+):
+    refuse(breaker, away(watch), 3)
+    due = ledger.peers.get(PEER).probe_at
+    clock.tick(4)
+    assert not ledger.peers.failed(PEER, "late", 4)
+    assert ledger.peers.get(PEER).probe_at == due
+
+
+def test_a_paused_peer_is_not_tried_and_no_probe_resumes_it(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
+):
+    refuse(breaker, away(watch), 3)
+    ledger.peers.pause(PEER, "ada", "moving house")
+    clock.tick(100)
+    assert ledger.peers.take_probes() == []
+    with pytest.raises(PeerPaused):
+        breaker.call(PEER, lambda: pytest.fail("not tried"))
+
+
+def test_without_the_ledger_the_peers_answer_counts_more_than_the_note_of_it(
+    sqlite_ledger: Ledger, watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+):
+    def gone(*_: object) -> bool:
+        raise PeerUnavailable("ledger: gone")
+
+    breaker = LedgerBreaker(sqlite_ledger.peers, watch)
+    monkeypatch.setattr(sqlite_ledger.peers, "failed", gone)
+    refuse(breaker, away(watch), 1)
 
 
 def test_of_fifty_deliveries_to_a_dead_peer_three_hold_a_worker(
-    breaker: SharedBreaker, watch: Stopwatch
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch
 ):
     for _ in range(50):
         with suppress(PeerUnavailable):
             breaker.call(PEER, away(watch))
-    assert watch.now == THRESHOLD * 10.0
+    assert watch.now == 3 * 10.0
+    assert module.SLOW_STRIKES * 3 >= 10
