@@ -2,9 +2,10 @@
 
     python -m benchmarks.send [--quick] [--rounds 5] [--only NAME…] [--write-docs]
 
-All to the same sink: DCMTK's storescp with TCP_NODELAY and PDUs of 128 kB, which reads and answers
-but writes nothing, so that it is as little of the limit as can be. Interleaved, medians over the
-rounds. A run in which not every instance was answered with success is not counted.
+To two sinks: DCMTK's storescp with TCP_NODELAY and PDUs of 128 kB, which writes nothing; and a C
+program that throws the data away in the kernel, so that the sender alone is the limit (needs a C
+compiler). Interleaved, medians over the rounds. A run in which not every instance was answered with
+success is not counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,6 +171,7 @@ class Peak:
 
 
 OURS, STORESCU = "pacsor-tasks", "DCMTK storescu, TCP_NODELAY"
+STORESCP, FLOOR = "storescp", "a C sink"
 
 
 def senders() -> list[Sender]:
@@ -197,23 +201,31 @@ def senders() -> list[Sender]:
     ]
 
 
-Found = dict[tuple[str, str], list[Run]]
+class Cell(NamedTuple):
+    """What is measured several times."""
+
+    sink: str
+    set_name: str
+    sender: str
+
+
+Found = dict[Cell, list[Run]]
 
 
 def main() -> None:
     """Measure, print the tables and whether the target is met."""
     options = _options()
-    storescp = program("storescp") or sys.exit("no storescp: apt install dcmtk")
     sets = [s for s in (QUICK_SETS if options.quick else SETS) if s.name in options.sets]
     compared = [s for s in senders() if not options.only or any(o in s.name for o in options.only)]
     found: Found = defaultdict(list)
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="send-") as root:
+        sinks = {n: c for n, c in _sinks(Path(root)).items() if n in options.sinks}
         files = {one.name: one.files(Path(root)) * TIMES[one.name] for one in sets}
         for _ in range(2 if options.quick else options.rounds):
-            for one in sets:
-                for sender in compared:
+            for name, one, sender in product(sinks, sets, compared):
+                if name == STORESCP or not sender.shares:
                     share = files[one.name][: sender.share(one)]
-                    _measure(storescp, sender, one, share, found)
+                    _measure(sinks[name], sender, Cell(name, one.name, sender.name), share, found)
     text = markdown(found, options.dir)
     print(text)
     print(checked(found))
@@ -221,29 +233,42 @@ def main() -> None:
         docs.write("send", text)
 
 
+def _sinks(directory: Path) -> dict[str, tuple[str, ...]]:
+    """The commands of those that can be had; the port is still to be put in."""
+    found: dict[str, tuple[str, ...]] = {}
+    if storescp := program("storescp"):
+        command = (storescp, "--ignore", "--fork", "--max-pdu", str(MAX_PDU), "{port}")
+        found[STORESCP] = command
+    if compiler := next((path for c in ("cc", "gcc", "clang") if (path := shutil.which(c))), None):
+        made, source = directory / "send_sink", Path(__file__).parent / "send_sink.c"
+        subprocess.run([compiler, "-O2", "-o", made, source], check=True)
+        found[FLOOR] = (str(made), "{port}", str(MAX_PDU))
+    return found
+
+
 def _measure(
-    storescp: str, sender: Sender, one: InstanceSet, files: Sequence[Path], found: Found
+    sink_command: Sequence[str], sender: Sender, cell: Cell, files: Sequence[Path], found: Found
 ) -> None:
     try:
-        with sink(storescp) as port:
+        with sink(sink_command) as port:
             run = sender.run(port, files)
     except Failed as exc:
-        print(f"{one.name}: {exc}", file=sys.stderr)
+        print(f"{cell}: {exc}", file=sys.stderr)
         return
-    found[one.name, sender.name].append(run)
+    found[cell].append(run)
     print(
-        f"{one.name:6} {sender.name:30} {run.rate:8.0f}/s  {run.cpu_ms:7.3f} ms"
+        f"{cell.sink:8} {cell.set_name:6} {sender.name:30} {run.rate:8.0f}/s  {run.cpu_ms:7.3f} ms"
         f"  {run.peak_bytes / 1e6:4.0f} MB",
         file=sys.stderr,
     )
 
 
 @contextmanager
-def sink(storescp: str) -> Iterator[int]:
-    """A storescp that reads everything and keeps nothing; its port."""
+def sink(command: Sequence[str]) -> Iterator[int]:
+    """A running sink; its port."""
     port = free_port()
     process = subprocess.Popen(
-        [storescp, "--ignore", "--fork", "--max-pdu", str(MAX_PDU), str(port)],
+        [part.format(port=port) for part in command],
         env={**os.environ, "TCP_NODELAY": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -263,23 +288,28 @@ def _listens(port: int) -> bool:
 
 
 def markdown(found: Found, directory: Path) -> str:
-    """One table for each set."""
+    """One table for each set and sink."""
     n_rounds = max((len(runs) for runs in found.values()), default=0)
     parts = [
-        f"{machine(directory)} Medians of {n_rounds} rounds; CPU is the sender's, user and system;"
-        " memory is its peak. The ratio is this SCU to the row."
+        f"{machine(directory)} Medians of {n_rounds} rounds, one association; CPU is the sender's,"
+        " user and system; memory is its peak. The ratio is this SCU to the row."
     ]
-    for set_name in dict.fromkeys(name for name, _ in found):
-        rows = {sender: runs for (name, sender), runs in found.items() if name == set_name}
-        ours = _rate(found, set_name, OURS)
-        kilobytes = next(iter(rows.values()))[0].n_bytes / next(iter(rows.values()))[0].n_instances
+    for set_name, name in sorted({(c.set_name, c.sink) for c in found}, key=_order):
+        rows = {c.sender: found[c] for c in found if (c.set_name, c.sink) == (set_name, name)}
+        ours = _rate(found, Cell(name, set_name, OURS))
+        first = next(iter(rows.values()))[0]
         parts.append(
-            f"**{set_name}, instances of {kilobytes / 1000:,.0f} kB, one association**\n\n"
+            f"**{set_name}, instances of {first.n_bytes / first.n_instances / 1000:,.0f} kB, to"
+            f" {name}**\n\n"
             "| sender | instances/s | MB/s | CPU ms/instance | peak MB | ratio |\n"
             "|---|---|---|---|---|---|\n"
             + "\n".join(_row(sender, runs, ours) for sender, runs in rows.items())
         )
     return "\n\n".join(parts)
+
+
+def _order(key: tuple[str, str]) -> tuple[int, str]:
+    return [one.name for one in SETS].index(key[0]), key[1]
 
 
 def _row(sender: str, runs: Sequence[Run], ours: float | None) -> str:
@@ -292,18 +322,20 @@ def _row(sender: str, runs: Sequence[Run], ours: float | None) -> str:
 
 
 def checked(found: Found) -> str:
-    """One line for each set: the target met or missed."""
+    """One line for each set and sink: the target met or missed."""
     lines = []
-    for set_name in dict.fromkeys(name for name, _ in found):
-        ours, theirs = _rate(found, set_name, OURS), _rate(found, set_name, STORESCU)
+    for set_name, name in sorted({(c.set_name, c.sink) for c in found}, key=_order):
+        ours, theirs = (_rate(found, Cell(name, set_name, who)) for who in (OURS, STORESCU))
         if ours and theirs:
             word = "PASS" if ours >= TARGET * theirs else "MISS"
-            lines.append(f"{word}  {set_name}: {ours / theirs:.2f} of storescu (at least {TARGET})")
+            lines.append(
+                f"{word}  {set_name} to {name}: {ours / theirs:.2f} of storescu (at least {TARGET})"
+            )
     return "\n".join(lines)
 
 
-def _rate(found: Found, set_name: str, sender: str) -> float | None:
-    runs = found.get((set_name, sender))
+def _rate(found: Found, cell: Cell) -> float | None:
+    runs = found.get(cell)
     return statistics.median(run.rate for run in runs) if runs else None
 
 
@@ -312,6 +344,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two rounds, less of each set")
     parser.add_argument("--only", nargs="+", help="senders whose name contains one of these")
+    parser.add_argument("--sinks", nargs="+", default=[STORESCP, FLOOR])
     parser.add_argument("--sets", nargs="+", default=[s.name for s in SETS])
     parser.add_argument("--dir", type=Path, default=Path.cwd(), help="where the files are made")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/")
