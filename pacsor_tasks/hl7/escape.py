@@ -7,7 +7,9 @@ Source: contract §3.3; HL7 v2.5.1 chapter 2.7.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 #: Text in HL7's vertical-bar encoding: escaped, no control characters, ready for the wire.
@@ -27,18 +29,13 @@ class Delimiters:
 
 STANDARD_DELIMITERS = Delimiters()
 
-_ESCAPES = str.maketrans(
-    {
-        "\\": "\\E\\",
-        "|": "\\F\\",
-        "^": "\\S\\",
-        "&": "\\T\\",
-        "~": "\\R\\",
-        "\r": "\\X0D\\",
-        "\n": "\\X0A\\",
-        "\t": "\\X09\\",
-    }
-)
+#: What stands for the control characters that text may hold: PACSOR's forms.
+HEXADECIMAL: Mapping[str, str] = {"\r": "\\X0D\\", "\n": "\\X0A\\", "\t": "\\X09\\"}
+#: The standard's own, for formatted text (FT).
+FORMATTED: Mapping[str, str] = {
+    "\r\n": "\\.br\\", "\r": "\\.br\\", "\n": "\\.br\\", "\t": "\\X09\\",
+}  # fmt: skip
+_DELIMITERS = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
 # The C0 and C1 controls, but for CR, LF and TAB: the MLLP frame bytes 0x0B and 0x1C among them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # JSON can carry half of a surrogate pair, which UTF-8 cannot.
@@ -54,14 +51,28 @@ def clean(text: str) -> str:
     return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
 
 
-def escape(text: str) -> Er7:
-    r"""Encode one value: delimiters as `\F\` and its like, CR, LF and TAB in hexadecimal."""
-    return Er7(clean(text).translate(_ESCAPES))
+def escape(text: str, controls: Mapping[str, str] = HEXADECIMAL) -> Er7:
+    r"""Encode one value: delimiters as `\F\` and its like, then CR, LF and TAB.
+
+    Args:
+        text: Plain.
+        controls: What stands for CR, LF, TAB, and for CR LF where that is one line end. What it
+            leaves out is written in hexadecimal.
+    """
+    pattern, encoded = _table(tuple(controls.items()))
+    return Er7(pattern.sub(lambda match: encoded[match[0]], clean(text)))
 
 
-def escape_components(text: str) -> Er7:
+def escape_components(text: str, controls: Mapping[str, str] = HEXADECIMAL) -> Er7:
     """Encode a value whose `^` already separates HL7 components, such as a DICOM person name."""
-    return Er7("^".join(escape(part) for part in text.split("^")))
+    return Er7("^".join(escape(part, controls) for part in text.split("^")))
+
+
+@lru_cache(maxsize=64)
+def _table(controls: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    encoded = {**_DELIMITERS, **HEXADECIMAL, **dict(controls)}
+    longest_first = sorted(encoded, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))), encoded
 
 
 def unescape(text: str, delimiters: Delimiters = STANDARD_DELIMITERS) -> str:

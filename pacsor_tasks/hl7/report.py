@@ -6,19 +6,82 @@ Source: contract §3.1 (forms), §3.2 (their bytes).
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
+from pacsor_tasks.hl7 import markup
 from pacsor_tasks.hl7.escape import Er7, clean, escape
 from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, Template, fill
 
+#: The parts of a report, in the order they are sent.
+PARTS = ("title", "indication", "technique", "results", "conclusion", "type")
+#: `type` says what kind of report it is: a section of its own, but not a part of the page.
+NOT_ON_THE_PAGE = frozenset({"type"})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+class ReportFormat(StrEnum):
+    """How a report stands in its OBX segments."""
+
+    B64 = "B64"
+    PLAIN = "PLAIN"
+    HTML = "HTML"
+    HTML_SPLIT = "HTML_SPLIT"
+
+
+# No repr: the text is a patient's.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Report:
+    """A report as it was fetched or written."""
+
+    #: part (see PARTS) → text; what is empty is not sent
+    parts: Mapping[str, str] = field(default_factory=dict)
+    #: the texts are HTML
+    is_html: bool = False
+
+    def text(self, part: str) -> str:
+        """A part in plain text."""
+        found = self.parts.get(part) or ""
+        return markup.to_text(found) if self.is_html else found
+
+    def html(self, part: str) -> str:
+        """A part as HTML without indentation."""
+        found = self.parts.get(part) or ""
+        return markup.without_indentation(found) if self.is_html else markup.from_text(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Section:
     """One part of a report, its text plain or HTML as the form wants."""
 
     key: str
     label: str
     text: str
+
+
+def report_obx(
+    report: Report,
+    form: ReportFormat,
+    *,
+    uppercase: bool = True,
+    template: Template = DEFAULT_TEMPLATE,
+) -> list[Er7]:
+    """All segments of a report; none when it is empty. Arguments as `b64_obx`."""
+    if form is ReportFormat.HTML:
+        page = _page(report, template)
+        return [html_obx(page, template=template)] if page else []
+    make = {
+        ReportFormat.B64: b64_obx,
+        ReportFormat.PLAIN: plain_obx,
+        ReportFormat.HTML_SPLIT: html_split_obx,
+    }[form]
+    sections = []
+    for part in PARTS:
+        text = report.html(part) if form is ReportFormat.HTML_SPLIT else report.text(part)
+        if clean(text).strip():
+            key, label = _named(part, template)
+            sections.append(Section(key=key, label=label, text=text))
+    return [make(section, uppercase=uppercase, template=template) for section in sections]
 
 
 def b64_obx(
@@ -38,7 +101,8 @@ def plain_obx(
     section: Section, *, uppercase: bool = True, template: Template = DEFAULT_TEMPLATE
 ) -> Er7:
     """PLAIN: the section's text, escaped. Arguments as `b64_obx`."""
-    return _fill(template.obx_plain, "TX", _name(section, uppercase), escape(section.text))
+    content = escape(section.text, template.controls)
+    return _fill(template.obx_plain, "TX", _name(section, uppercase), content)
 
 
 def html_obx(html: str, *, template: Template = DEFAULT_TEMPLATE) -> Er7:
@@ -51,6 +115,27 @@ def html_split_obx(
 ) -> Er7:
     """HTML_SPLIT: the section's HTML in base64. Arguments as `b64_obx`."""
     return _fill(template.obx_html_split, "ED", _name(section, uppercase), _base64(section.text))
+
+
+def _page(report: Report, template: Template) -> str:
+    """The whole report: its title as heading, then each part under a heading of its own."""
+    pieces = []
+    for part in PARTS:
+        content = report.html(part)
+        if part in NOT_ON_THE_PAGE or not clean(content).strip():
+            continue
+        if part == "title":
+            pieces.append(f"<h1>{markup.inline(report.text(part))}</h1>")
+        else:
+            pieces.append(f"<h2>{markup.inline(_named(part, template)[1])}</h2>{content}")
+    return "\n".join(pieces)
+
+
+def _named(part: str, template: Template) -> tuple[str, str]:
+    """Key and label of a section: `KEY^Label` or one name for both, or the part's own."""
+    name = template.report_names.get(part, "").strip()
+    key, separator, label = name.partition("^")
+    return (key, label) if separator else (name or part, name or part.capitalize())
 
 
 def _fill(form: str, kind: str, name: Er7, content: Er7) -> Er7:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from string import Formatter
 
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.hl7.escape import Er7
+from pacsor_tasks.hl7.escape import FORMATTED, HEXADECIMAL, Er7
 
 HL7_DEFAULTS = (
     "SEN_APP", "SEN_FAC", "REC_APP", "REC_FAC", "HL7_LANG", "PROC_ID",
@@ -57,17 +57,25 @@ class Template:
     obx_plain: str
     obx_html: str
     obx_html_split: str
+    #: part of a report → its OBX-3, `Name` or `KEY^Label`; what is not here keeps its own name
+    report_names: Mapping[str, str] = field(default_factory=dict)
+    #: what stands for CR, LF and TAB in a field
+    controls: Mapping[str, str] = field(default_factory=lambda: dict(HEXADECIMAL))
+    #: OBX-1 counts the OBX segments
+    numbers_obx: bool = False
 
     def __post_init__(self) -> None:
         """Validate every segment."""
-        for field in fields(self):
-            text = getattr(self, field.name)
+        for each in fields(self):
+            text = getattr(self, each.name)
+            if not isinstance(text, str):
+                continue
             if _CONTROLS.search(text):
-                raise ConfigError(f"HL7 template, {field.name}: a control character")
+                raise ConfigError(f"HL7 template, {each.name}: a control character")
             try:
                 _pieces(text)
             except ConfigError as exc:
-                raise ConfigError(f"HL7 template, {field.name}: {exc}") from exc
+                raise ConfigError(f"HL7 template, {each.name}: {exc}") from exc
 
     def lines(self, populated: Collection[str]) -> list[str]:
         """The segments of the message, placeholders not yet filled in, one string each.
@@ -78,8 +86,8 @@ class Template:
 
         def segment(match: re.Match[str]) -> str:
             name = match[1].lower()
-            text: str = getattr(self, name) if name in populated else ""
-            return text
+            # Blank lines vanish, so that a constant without line end is a segment all the same.
+            return f"\r{getattr(self, name)}\r" if name in populated else "\r"
 
         text = _SEGMENT_WORD.sub(segment, self.message)
         return [line for line in _LINE_END.split(text) if line.strip()]
@@ -168,4 +176,27 @@ DEFAULT_TEMPLATE = Template(
     obx_plain=_obx("{obx_2}", "{section}^LN", "{content}"),
     obx_html=_obx("ED", "CRHTML^^MOTEURIA", "^text^^Base64^{content}"),
     obx_html_split=_obx("ED", "{section}^LN", "^html^^Base64^{content}"),
+)  # fmt: skip
+
+#: What the standard wants where PACSOR's forms differ. ED has five components (v2.5.1 §2.A.24), its
+#: type of table 0191 and subtype of 0291; a result's order control is RE (0119); PV1-2 is required.
+CONFORMANT_TEMPLATE = replace(
+    DEFAULT_TEMPLATE,
+    message=_MSH.replace("|ORU^R01|", "|ORU^R01^ORU_R01|")
+    + "SEG_PIDSEG_PV1SEG_ORC"
+    + _OBR
+    + "SEG_ZDSSEG_OBX1"
+    + _obx("FT", "milvue^SmartUrgences^L", f"{{{INFERENCE}}}"),
+    pv1=_segment("PV1", 42, f2="U"),
+    orc=_segment(
+        "ORC", 9, f1="RE", f3="{study_metadata[AccessionNumber]}",
+        f9="{hl7_defaults[MessageTimestamp]}",
+    ),
+    obx1=_obx("HD", "113014^DICOM Study^DCM", "^{study_metadata[StudyInstanceUID]}^ISO"),
+    obx_b64=_obx("ED", "{section}^L", "^TEXT^^Base64^{content}"),
+    obx_plain=_obx("FT", "{section}^L", "{content}"),
+    obx_html=_obx("ED", "CRHTML^^MOTEURIA", "^TEXT^HTML^Base64^{content}"),
+    obx_html_split=_obx("ED", "{section}^L", "^TEXT^HTML^Base64^{content}"),
+    controls=dict(FORMATTED),
+    numbers_obx=True,
 )  # fmt: skip
