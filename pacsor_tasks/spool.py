@@ -4,7 +4,8 @@
     incoming/<study>/<instance>.dcm          received, the study may still grow
     ready/<study>/<token>/<instance>.dcm     a revision with its revision.json; never changes
     outbox/<token>                           the ledger does not know the revision yet
-    requests/<study>                         someone says the study is complete
+    requests/<study>                         someone says the study is complete, and in it why
+    released/<study>                         … its last association was released
     associations/<study>/<id>                an open association that contributed to the study
     seats/<id>@<address>                     an open association, for the limits on their number
     processes/<id>.lock                      a living receiver process holds the lock
@@ -34,10 +35,12 @@ from pacsor_tasks.dicom.headers import is_uid
 from pacsor_tasks.errors import Permanent
 
 DIRECTORIES = (
-    "tmp", "incoming", "ready", "outbox", "requests", "associations", "seats", "processes",
-    "locks", "results", "quarantine",
+    "tmp", "incoming", "ready", "outbox", "requests", "released", "associations", "seats",
+    "processes", "locks", "results", "quarantine",
 )  # fmt: skip
 MANIFEST = "revision.json"
+#: Why somebody said that a study is complete: an operator, or its sender by Storage Commitment.
+REQUESTED, COMMITTED = "requested", "committed"
 INSTANCE_SUFFIX = ".dcm"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
@@ -48,7 +51,7 @@ class Manifest:
 
     study_uid: str
     token: str
-    #: quiet, max_wait or requested
+    #: quiet, max_wait, requested, committed or released
     reason: str
     #: ISO 8601, UTC; the first and the last arrival by the wall clock
     first_at: str
@@ -134,15 +137,19 @@ class Spool:
                 fcntl.flock(lock, mode)
             yield
 
-    def request_stable(self, study_uid: str) -> bool:
+    def request_stable(self, study_uid: str, reason: str = REQUESTED) -> bool:
         """Say that a study is complete: it is closed at the next look, whatever is still open.
+
+        Args:
+            study_uid: One that is coming in.
+            reason: For the revision's manifest.
 
         Returns:
             Whether instances of the study are waiting at all.
         """
         if not self.incoming_dir(study_uid).is_dir():
             return False
-        write_durably(self.root / "requests" / _uid(study_uid), b"")
+        write_durably(self.root / "requests" / _uid(study_uid), reason.encode())
         return True
 
     # --- revisions

@@ -50,6 +50,8 @@ class OpenAssociation:
             return directory
         self._joined[study_uid] = None
         self._mark(study_uid)
+        # Whoever was the last one out before is it no longer.
+        _released(spool, study_uid).unlink(missing_ok=True)
         if inode is None:
             self._create(directory)
         journal.append(directory, "association", calling_aet=self.calling_aet)
@@ -67,11 +69,30 @@ class OpenAssociation:
     def close(self) -> None:
         """The association has ended: take its marks away. Safe to repeat."""
         for study_uid in list(self._joined):
-            mark = _marks_dir(self.process.spool, study_uid) / self.id
-            mark.unlink(missing_ok=True)
-            with suppress(OSError):  # other associations' marks are there
-                mark.parent.rmdir()
-            del self._joined[study_uid]
+            self._leave(study_uid)
+
+    def close_complete(self) -> None:
+        """As `close`, of an association that was released: its studies may be complete.
+
+        They are if it was the last one that contributed to them. So that no other one comes in
+        unseen, this waits for the instances that are just being added to them.
+        """
+        spool = self.process.spool
+        for study_uid in list(self._joined):
+            # Without the flag the study waits until it is quiet.
+            with suppress(OSError), spool.study_lock(study_uid, exclusive=True):
+                self._leave(study_uid)
+                is_last = not has_open_association(spool, study_uid, Living(spool))
+                if is_last and spool.incoming_dir(study_uid).is_dir():
+                    _released(spool, study_uid).touch()
+        self.close()
+
+    def _leave(self, study_uid: str) -> None:
+        mark = _marks_dir(self.process.spool, study_uid) / self.id
+        mark.unlink(missing_ok=True)
+        with suppress(OSError):  # other associations' marks are there
+            mark.parent.rmdir()
+        del self._joined[study_uid]
 
     def _mark(self, study_uid: str) -> None:
         marks = _marks_dir(self.process.spool, study_uid)
@@ -114,6 +135,23 @@ def remove_dead_marks(spool: Spool) -> None:
                 mark.unlink(missing_ok=True)
         with suppress(OSError):
             marks.rmdir()
+
+
+def is_released(spool: Spool, study_uid: str) -> bool:
+    """Whether the last association that contributed to the study was released.
+
+    Certain only with the study's lock held, and with no association open.
+    """
+    return _released(spool, study_uid).exists()
+
+
+def forget_released(spool: Spool, study_uid: str) -> None:
+    """The study is closed, or gone. Safe to repeat."""
+    _released(spool, study_uid).unlink(missing_ok=True)
+
+
+def _released(spool: Spool, study_uid: str) -> Path:
+    return spool.root / "released" / study_uid
 
 
 def _marks_dir(spool: Spool, study_uid: str) -> Path:

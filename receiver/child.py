@@ -67,6 +67,7 @@ def _options(settings: Settings, port: int) -> ScpOptions:
         max_pdu_bytes=settings.RECEIVER_MAX_PDU,
         idle_timeout_s=settings.RECEIVER_IDLE_TIMEOUT,
         tls=access.tls_context(settings),
+        is_release_complete=settings.STABLE_ON_RELEASE,
     )
 
 

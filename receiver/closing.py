@@ -34,6 +34,7 @@ from pacsor_tasks.spool import (
     write_durably,
 )
 from receiver import journal
+from receiver.associations import forget_released
 from receiver.incoming import DuplicatePolicy, Outcome, compare
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class Closer:
             journal.append(incoming, "closed", reason=reason)
             making = _move(incoming, study_dir)
             (self.spool.root / "requests" / study_uid).unlink(missing_ok=True)
+            forget_released(self.spool, study_uid)
         return self._finish(study_uid, making)
 
     def resume(self) -> list[Manifest]:

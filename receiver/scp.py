@@ -52,6 +52,8 @@ class ScpOptions:
     idle_timeout_s: float
     #: None: plain DICOM
     tls: ssl.SSLContext | None = None
+    #: an association that is released has sent its studies whole
+    is_release_complete: bool = False
 
 
 class Scp:
@@ -176,13 +178,18 @@ class Scp:
     def _on_end(self, event: evt.Event) -> None:
         # Called in the association's own thread, after its last C-STORE. `tend` makes up for a
         # failure here: pynetdicom swallows it.
-        self._forget(event.assoc)
+        was_released = event.event is evt.EVT_RELEASED
+        self._forget(event.assoc, is_complete=was_released and self.options.is_release_complete)
 
-    def _forget(self, association: Association) -> None:
+    def _forget(self, association: Association, *, is_complete: bool = False) -> None:
         with self._guard:
             ended = self._open.pop(association, None)
         if ended is not None:
-            ended.close()
+            # What was refused comes again: then the study is not whole.
+            if is_complete and not ended.n_refused:
+                ended.close_complete()
+            else:
+                ended.close()
             log.info(
                 "association.ended",
                 calling_aet=ended.calling_aet,

@@ -18,9 +18,9 @@ from pathlib import Path
 import structlog
 
 from pacsor_tasks.dicom.headers import is_uid
-from pacsor_tasks.spool import Manifest, Spool
+from pacsor_tasks.spool import COMMITTED, REQUESTED, Manifest, Spool
 from receiver import journal
-from receiver.associations import has_open_association, remove_dead_marks
+from receiver.associations import has_open_association, is_released, remove_dead_marks
 from receiver.closing import Closer
 from receiver.journal import Beginning
 from receiver.processes import Living, remove_remains
@@ -31,7 +31,7 @@ TICK_S = 0.1
 #: Pause after which a study that could not be closed is tried again, doubling.
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 HOUSEKEEPING_S = 5.0
-REQUESTED, QUIET, MAX_WAIT = "requested", "quiet", "max_wait"
+QUIET, MAX_WAIT, RELEASED = "quiet", "max_wait", "released"
 
 #: What changes when something arrives: (inode, mtime in ns, bytes of journal).
 Signature = tuple[int, int, int]
@@ -47,6 +47,8 @@ class Situation:
     has_open_association: bool = False
     #: an operator or the sender says it is complete
     is_requested: bool = False
+    #: its last association was released, and that counts (STABLE_ON_RELEASE)
+    is_released: bool = False
 
 
 def why_stable(situation: Situation, *, quiet_s: float, max_wait_s: float) -> str | None:
@@ -59,6 +61,8 @@ def why_stable(situation: Situation, *, quiet_s: float, max_wait_s: float) -> st
     """
     if situation.is_requested:
         return REQUESTED
+    if situation.is_released and not situation.has_open_association:
+        return RELEASED
     if situation.waited_s >= max_wait_s:
         return MAX_WAIT
     if situation.quiet_s >= quiet_s and not situation.has_open_association:
@@ -123,7 +127,7 @@ class Sweeper:
         self._watched = {uid: seen for uid, seen in self._watched.items() if uid in present}
         requested = self._requested(present)
         for study_uid in sorted(present):
-            self._look(study_uid, living, is_requested=study_uid in requested)
+            self._look(study_uid, living, requested.get(study_uid))
 
     def recover(self) -> None:
         """After a start: remove what dead processes left, finish what was half closed.
@@ -149,7 +153,7 @@ class Sweeper:
                 stop.wait(FIRST_RETRY_S)
             stop.wait(TICK_S)
 
-    def _look(self, study_uid: str, living: Living, *, is_requested: bool) -> None:
+    def _look(self, study_uid: str, living: Living, requested: str | None) -> None:
         signature = _signature(self.spool.incoming_dir(study_uid))
         if signature is None:
             return
@@ -161,11 +165,12 @@ class Sweeper:
             quiet_s=now - seen.changed_at,
             waited_s=self._waited_s(seen, now),
             has_open_association=has_open_association(self.spool, study_uid, living),
-            is_requested=is_requested,
+            is_requested=requested is not None,
+            is_released=is_released(self.spool, study_uid),
         )
         reason = why_stable(situation, quiet_s=self.quiet_s, max_wait_s=self.max_wait_s)
         if reason is not None:
-            self._close(study_uid, reason, seen)
+            self._close(study_uid, requested or reason, seen)
 
     def _observe(self, study_uid: str, signature: Signature) -> _Watched:
         now = self.clock()
@@ -185,11 +190,13 @@ class Sweeper:
 
     def _close(self, study_uid: str, reason: str, seen: _Watched) -> None:
         def is_still_stable() -> bool:
-            if reason != QUIET:
+            if reason not in {QUIET, RELEASED}:
                 return True
-            signature = _signature(self.spool.incoming_dir(study_uid))
-            is_open = has_open_association(self.spool, study_uid, Living(self.spool))
-            return signature == seen.signature and not is_open
+            if has_open_association(self.spool, study_uid, Living(self.spool)):
+                return False
+            if reason == RELEASED:
+                return is_released(self.spool, study_uid)
+            return _signature(self.spool.incoming_dir(study_uid)) == seen.signature
 
         try:
             manifest = self.closer.close(study_uid, reason, is_still_stable)
@@ -206,11 +213,12 @@ class Sweeper:
         if manifest is not None:
             self.on_closed(manifest)
 
-    def _requested(self, present: set[str]) -> set[str]:
-        requested = set()
+    def _requested(self, present: set[str]) -> dict[str, str]:
+        """The studies somebody says are complete, and why."""
+        requested = {}
         for path in list((self.spool.root / "requests").iterdir()):
             if path.name in present:
-                requested.add(path.name)
+                requested[path.name] = _why_requested(path)
             elif is_uid(path.name):
                 path.unlink(missing_ok=True)
         return requested
@@ -221,6 +229,13 @@ class Sweeper:
             self._housekeeping_at = now + HOUSEKEEPING_S
             remove_remains(self.spool)
             remove_dead_marks(self.spool)
+
+
+def _why_requested(path: Path) -> str:
+    try:
+        return COMMITTED if path.read_text() == COMMITTED else REQUESTED
+    except (OSError, UnicodeError):
+        return REQUESTED
 
 
 def _signature(directory: Path) -> Signature | None:

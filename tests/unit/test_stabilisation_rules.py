@@ -26,6 +26,11 @@ QUIET_S, MAX_WAIT_S = 30, 600
         ({"quiet_s": 0, "waited_s": 0, "is_requested": True, "has_open_association": True},
          "requested"),
         ({"quiet_s": 99, "waited_s": 999, "is_requested": True}, "requested"),
+        # the last association was released, where that counts
+        ({"quiet_s": 0, "waited_s": 0, "is_released": True}, "released"),
+        ({"quiet_s": 0, "waited_s": 0, "is_released": True, "has_open_association": True}, None),
+        ({"quiet_s": 0, "waited_s": 600, "is_released": True, "has_open_association": True},
+         "max_wait"),
     ],
 )  # fmt: skip
 def test_why_a_study_is_stable(situation: dict[str, Any], reason: str | None) -> None:
