@@ -1,0 +1,164 @@
+"""A gateway with everything around it, each a process of its own, so that its cost can be told."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import redis
+
+from benchmarks.receive_servers import program
+from benchmarks.send import STORESCP, _sinks, sink
+from tests.support.gateway import Gateway, gateway
+from tests.support.net import wait_until
+
+#: What a command line has in it → whose cost it is. The first that fits.
+ROLES = (
+    ("-m receiver", "receiver"), ("control", "worker for control"), (" worker", "worker"),
+    (" beat", "beat"), (" flower", "Flower"), ("pacsor_tasks.admin", "admin"),
+    ("redis-server", "Redis"), (" up", "`pacsor up`"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs."""
+
+    gateway: Gateway
+    #: the peers' processes, by what they play
+    peers: Mapping[str, int]
+
+    def cpu_s(self) -> dict[str, float]:
+        """User and system seconds so far, by role; of the sender it is this process."""
+        found: dict[str, float] = {}
+        for role, process in self._processes():
+            try:
+                times = process.cpu_times()
+            except psutil.Error:
+                continue
+            # Children that ended are counted by their parent; those that run, by themselves.
+            ended = times.children_user + times.children_system if _reaps(process) else 0.0
+            found[role] = found.get(role, 0.0) + times.user + times.system + ended
+        own = psutil.Process().cpu_times()
+        found["sender"] = own.user + own.system
+        return found
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Memory by role, what processes share counted for each."""
+        found: dict[str, int] = {}
+        for role, process in self._processes():
+            try:
+                found[role] = found.get(role, 0) + process.memory_info().rss
+            except psutil.Error:
+                continue
+        return found
+
+    def redis(self) -> redis.Redis:
+        """A client of the gateway's Redis."""
+        url = (self.gateway.directory / "data" / "redis" / "url").read_text().strip()
+        return redis.Redis.from_url(url)
+
+    @contextmanager
+    def ledger(self) -> Iterator[sqlite3.Connection]:
+        """The ledger, to read."""
+        path = self.gateway.directory / "data" / "ledger.sqlite3"
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def ledger_bytes(self) -> int:
+        """Size of the ledger."""
+        return (self.gateway.directory / "data" / "ledger.sqlite3").stat().st_size
+
+    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        for process in self.gateway.processes():
+            try:
+                yield _role(" ".join(process.cmdline())), process
+            except psutil.Error:
+                continue
+        for role, pid in self.peers.items():
+            try:
+                root = psutil.Process(pid)
+                family = [root, *root.children(recursive=True)]
+            except psutil.Error:
+                continue
+            for process in family:
+                yield role, process
+
+
+@contextmanager
+def stage(directory: Path, settings: Mapping[str, str]) -> Iterator[Stage]:
+    """Everything, running: two PACSs (DCMTK's storescp, which keeps nothing), an AI and a RIS."""
+    with ExitStack() as stack:
+        storescp = _sinks(directory)[STORESCP]
+        ports = [stack.enter_context(sink(storescp)) for _ in range(2)]
+        # `sink` knows its process; from here it is found by its port.
+        peers = {f"PACS {n}": _listener(port) for n, port in enumerate(ports, 1)}
+        api_port, peers["AI"] = stack.enter_context(
+            _simulator(directory, "milvue", "--running-times", "0", "--token", "key")
+        )
+        ris_port, peers["RIS"] = stack.enter_context(_simulator(directory, "ris"))
+        environment = {
+            "API_URL": f"http://127.0.0.1:{api_port}", "TOKEN": "key",
+            "PACS_IP": "127.0.0.1", "PACS_PORT": str(ports[0]), "PACS_AET": "PACS",
+            "PACS_IP_2": "127.0.0.1", "PACS_PORT_2": str(ports[1]), "PACS_AET_2": "PACS2",
+            "RIS_HOST_IP": "127.0.0.1", "RIS_HOST_PORT": str(ris_port),
+            "RECEIVING_APPLICATION": "RIS", "RECEIVING_FACILITY": "SITE",
+            "DESTINATIONS": "storescu,storescu-2,hl7",
+            "WORKER_CONCURRENCY": "4", **settings,
+        }  # fmt: skip
+        running = stack.enter_context(gateway(directory, environment))
+        yield Stage(running, peers)
+
+
+@contextmanager
+def _simulator(directory: Path, name: str, *options: str) -> Iterator[tuple[int, int]]:
+    port_file = directory / f"{name}.port"
+    with (directory / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "simulators", name, "--port-file", str(port_file), *options],
+            env={**os.environ, "TMPDIR": str(directory)},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: port_file.exists() or process.poll() is not None, 30)
+        yield int(port_file.read_text()), process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _listener(port: int) -> int:
+    mine = psutil.Process().children()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        for process in mine:
+            if str(port) in process.cmdline():
+                return process.pid
+    raise RuntimeError(f"nobody listens on {port}")
+
+
+def _role(command: str) -> str:
+    return next((role for words, role in ROLES if words in f" {command}"), command[:40])
+
+
+def _reaps(process: psutil.Process) -> bool:
+    """Whether the children that ended were not of another role: `pacsor up` starts them all."""
+    return " up" not in " ".join(process.cmdline())
+
+
+def require_peers() -> None:
+    """SystemExit without DCMTK."""
+    if program("storescp") is None:
+        raise SystemExit("no storescp: apt install dcmtk")
