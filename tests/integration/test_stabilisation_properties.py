@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -30,6 +31,11 @@ from receiver.stabilisation import Sweeper
 from tests.support.instances import CR
 from tests.support.interleaving import dies, interleaved
 
+# Who dies closes nothing.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 QUIET_S, MAX_WAIT_S = 30.0, 600.0
 STUDIES = ("1.2.1", "1.2.2")
 #: The tests are of the order of things, not of the disk: so in memory where there is such a disk.
@@ -78,6 +84,8 @@ class Gateway(RuleBasedStateMachine):
         #: instance → study, of those that were answered with success
         self.answered: dict[str, str] = {}
         self.sent: list[tuple[str, str]] = []
+        #: instance → when it was last answered, and who sent it then
+        self.arrivals: dict[str, tuple[float, OpenAssociation]] = {}
         #: association → studies it had success for
         self.contributed: dict[OpenAssociation, set[str]] = {}
         #: (study, token) → names and contents of its files, when first seen
@@ -287,6 +295,7 @@ class Gateway(RuleBasedStateMachine):
 
     def _succeeded(self, association: OpenAssociation, uid: str, study: str) -> None:
         self.answered[uid] = study
+        self.arrivals[uid] = self.now, association
         self.contributed.setdefault(association, set()).add(study)
 
     def _store(self, scp: Scp, association: OpenAssociation, uid: str, study: str) -> None:
@@ -308,14 +317,19 @@ class Gateway(RuleBasedStateMachine):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """No study is closed for quietness while a sender of it is there all the time."""
+        """What is closed for quietness is quiet, and those who sent of it have ended."""
         before, n_closed = self._contributors(), len(self.closed)
         yield
         still = self._contributors()
         for manifest in self.closed[n_closed:]:
-            if manifest.reason == "quiet":
-                there = before.get(manifest.study_uid, set()) & still.get(manifest.study_uid, set())
-                assert not there, "closed while a sender was there"
+            if manifest.reason != "quiet":
+                continue
+            there = before.get(manifest.study_uid, set()) & still.get(manifest.study_uid, set())
+            assert not there, "closed while a sender was there"
+            for path in self.spool.instance_paths(manifest.study_uid, manifest.token):
+                at, sender = self.arrivals.get(Path(path).stem, (0.0, None))
+                assert at <= self.now - QUIET_S, "closed too early"
+                assert all(sender is not one for _, one in self._open()), "closed under a sender"
 
     def _contributors(self) -> dict[str, set[OpenAssociation]]:
         found: dict[str, set[OpenAssociation]] = {}

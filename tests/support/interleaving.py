@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,14 +21,15 @@ PATIENCE_S = 0.05
 
 
 class Died(BaseException):
-    """The process ended here, as far as the code can tell: nothing after this line is done.
-
-    Blocks that end on the way still end, so locks are let go of, as the kernel would.
-    """
+    """The process ended here, as far as the code can tell: nothing after this line is done."""
 
 
 def dies(at_line: int, action: Callable[[], object]) -> bool:
-    """Run an action that dies at its n-th line; False when it was done before that."""
+    """Run an action that dies at its n-th line; False when it was done before that.
+
+    What it has open is closed and its locks are let go of, as the kernel would.
+    """
+    before = _open_locks()
 
     def die() -> None:
         raise Died
@@ -36,8 +38,13 @@ def dies(at_line: int, action: Callable[[], object]) -> bool:
         with _at_line(at_line, die):
             action()
     except Died:
-        return True
-    return False
+        has_died = True
+    else:
+        has_died = False
+    # Died at the very line that closes a lock's file: nobody else would.
+    for fd in _open_locks() - before:
+        os.close(fd)
+    return has_died
 
 
 def interleaved(at_line: int, action: Callable[[], object], other: Callable[[], object]) -> None:
@@ -67,6 +74,15 @@ def interleaved(at_line: int, action: Callable[[], object], other: Callable[[], 
     thread.join()
     if failed:
         raise failed[0]
+
+
+def _open_locks() -> set[int]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if entry.readlink().parent.name == "locks":
+                found.add(int(entry.name))
+    return found
 
 
 @contextmanager
