@@ -9,6 +9,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 UV ?= uv
 PYTEST_ARGS ?=
+MINUTES ?= 5
+SEED ?=
+LEDGER ?= sqlite
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_RETRIES ?= 10
 export PIP_DEFAULT_TIMEOUT ?= 60
@@ -16,7 +19,7 @@ export PIP_DEFAULT_TIMEOUT ?= 60
 PACKAGES := pacsor_tasks receiver simulators benchmarks tests
 SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
-.PHONY: help install demo test check lint coverage lock clean
+.PHONY: help install demo test chaos check lint coverage lock clean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +50,9 @@ demo: $(VENV)/.installed ## A whole gateway with simulated peers; a real radiogr
 test: $(VENV)/.installed-dev ## The whole suite, and the servers it talks to
 	@scripts/system-deps.sh
 	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist loadgroup $(PYTEST_ARGS)
+
+chaos: $(VENV)/.installed-dev ## Break everything by a seed for MINUTES (SEED, LEDGER), then look whether anything is lost
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --ledger $(LEDGER) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.installed-dev ## Style, types, import layers, shell scripts, compose file
 	$(BIN)/ruff check

@@ -1,0 +1,1 @@
+"""Real processes, faults by a seed, and the invariants of architecture §3 checked from outside."""
