@@ -20,8 +20,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("ledger", "seed", "minutes"), [("sqlite", 20260619, 0.75),
-                                                         ("postgresql", 20260620, 0.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ledger", "seed", "minutes"), [("sqlite", 20260619, 0.75), ("postgresql", 20260620, 0.5)]
+)
 def test_nothing_is_lost_misplaced_or_stuck_whatever_breaks(
     tmp_path: Path, ledger: str, seed: int, minutes: float
 ):
