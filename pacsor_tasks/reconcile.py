@@ -137,15 +137,15 @@ def launch_next(destination: str, ports: Ports) -> None:
     """
     slots = ports.destination_slots
     due = _due(destination, 1, math.inf, ports) if slots else []
-    if due and ports.ledger.deliveries.free_slots(destination, slots):
+    if due and ports.ledger.peers.free_slots(destination, slots):
         _publish(due, ports)
 
 
 def _deliveries(ports: Ports, swept: Swept) -> None:
     stale_s, slots = _stale(ports, "deliver"), ports.destination_slots
-    for destination in ports.ledger.deliveries.destinations():
+    for destination in ports.ledger.peers.destinations():
         # What finds no slot would only be turned away by a worker.
-        free = ports.ledger.deliveries.free_slots(destination, slots) if slots else LIMIT
+        free = ports.ledger.peers.free_slots(destination, slots) if slots else LIMIT
         if free:
             swept.deliveries += _publish(_due(destination, free, stale_s, ports), ports)
 

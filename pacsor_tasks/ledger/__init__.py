@@ -13,6 +13,7 @@ from pacsor_tasks.ledger.retention import Retention
 from pacsor_tasks.ledger.runs import Runs
 from pacsor_tasks.ledger.store import Clock
 from pacsor_tasks.ledger.studies import Studies, iso
+from pacsor_tasks.ledger.verbs import Verbs
 
 __all__ = [
     "Bounds",
@@ -46,6 +47,7 @@ class Ledger:
         self.studies = Studies(self.engine, clock)
         self.retention = Retention(self.engine, clock)
         self.peers = Peers(self.engine, clock)
+        self.verbs = Verbs(self.engine, clock)
 
     def ping(self) -> None:
         """Prove that the ledger answers; PeerUnavailable if not."""

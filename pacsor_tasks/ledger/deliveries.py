@@ -10,20 +10,19 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, selec
 
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.runs import (
-    OPEN_DELIVERY,
-    WAITING_FOR,
-    WATCH_S,
+from pacsor_tasks.ledger.runs import OPEN_DELIVERY, WAITING_FOR, WATCH_S
+from pacsor_tasks.ledger.store import (
+    Store,
+    insert_missing,
+    is_news,
     losses_of,
     without_idle_time,
 )
-from pacsor_tasks.ledger.store import Store, insert_missing, is_news
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
     DestinationKind,
     PeerKind,
-    PeerName,
     Result,
     Run,
     Step,
@@ -213,26 +212,6 @@ class Deliveries(Store):
         with self.read() as c:
             rows = c.execute(query)
             return [DueDelivery(r.id, DestinationKind(r.kind), r.enqueued_at) for r in rows]
-
-    def destinations(self) -> list[str]:
-        """Every destination that ever had a delivery, configured still or not."""
-        names: list[str] = []
-        with self.read() as c:
-            while True:
-                # One look into the index per name; DISTINCT would walk all of it.
-                query = select(func.min(t.delivery.c.destination))
-                if names:
-                    query = query.where(t.delivery.c.destination > names[-1])
-                name = c.execute(query).scalar()
-                if name is None:
-                    return names
-                names.append(name)
-
-    def free_slots(self, destination: str, slots: int) -> int:
-        """How many more deliveries to a destination may start when `slots` may go at once."""
-        with self.read() as c:
-            peer = PeerName(PeerKind.DESTINATION, destination)
-            return max(0, slots - gate.n_leased(c, peer, self.clock()))
 
     def mark_enqueued(self, due: DueDelivery) -> bool:
         """Say that a message is being published; False when another sweep was first."""

@@ -169,6 +169,26 @@ class Peers(Store):
         with self.read() as c:
             return [dict(row) for row in c.execute(query).mappings()]
 
+    def destinations(self) -> list[str]:
+        """Every destination that ever had a delivery, configured still or not."""
+        names: list[str] = []
+        with self.read() as c:
+            while True:
+                # One look into the index per name; DISTINCT would walk all of it.
+                query = select(func.min(t.delivery.c.destination))
+                if names:
+                    query = query.where(t.delivery.c.destination > names[-1])
+                name = c.execute(query).scalar()
+                if name is None:
+                    return names
+                names.append(name)
+
+    def free_slots(self, destination: str, slots: int) -> int:
+        """How many more deliveries to a destination may start when `slots` may go at once."""
+        peer = PeerName(PeerKind.DESTINATION, destination)
+        with self.read() as c:
+            return max(0, slots - gate.n_leased(c, peer, self.clock()))
+
     def waiting(self, peers: Iterable[PeerName]) -> dict[PeerName, dict[str, int]]:
         """By peer: work that is `waiting`, `in_work` with a worker, and `quarantined`."""
         now = self.clock()

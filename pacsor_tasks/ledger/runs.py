@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, Table, case, exists, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, exists, or_, select, update
 
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.store import Store, insert_missing, is_news
+from pacsor_tasks.ledger.store import (
+    Store,
+    insert_missing,
+    is_news,
+    losses_of,
+    without_idle_time,
+)
 from pacsor_tasks.models import (
     DeliveryState,
     Instance,
@@ -25,8 +31,6 @@ TERMINAL = tuple(s for s in RunState if s.is_terminal)
 OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
 #: How often a run that waits for its deliveries is looked at, seconds.
 WATCH_S = 30.0
-#: Work that starts later than this was not tried meanwhile: the gateway was off, or swamped.
-IDLE_S = 300.0
 
 WAITING_FOR = {
     Step.FILTER: "a worker to apply the filters",
@@ -179,13 +183,13 @@ class Runs(Store):
                 update(t.run).where(*_mine(run.id, run.owner)).values(**_ended(state, reason, now))
             )
             if done.rowcount:
-                c.execute(_skip_deliveries(run.id, reason, now))
+                c.execute(skip_deliveries(run.id, reason, now))
                 self.add_event(
                     c, study_uid=run.study_uid, run_id=run.id, kind=f"run.{state}", message=reason
                 )
         return done.rowcount == 1
 
-    def cancel(self, run_id: str, reason: str) -> bool:
+    def cancel(self, run_id: str, reason: str, by: str | None = None) -> bool:
         """End an unfinished run from outside; whoever holds its lease can no longer commit."""
         now = self.clock()
         with self.write() as c:
@@ -197,10 +201,11 @@ class Runs(Store):
             ).first()
             if row is None:
                 return False
-            c.execute(_skip_deliveries(run_id, reason, now))
+            c.execute(skip_deliveries(run_id, reason, now))
             self.add_event(
-                c, study_uid=row.study_uid, run_id=run_id, kind="run.cancelled", message=reason
-            )
+                c, study_uid=row.study_uid, run_id=run_id, kind="run.cancelled", message=reason,
+                by=by,
+            )  # fmt: skip
         return True
 
     def settle(self, run_id: str) -> bool:
@@ -376,18 +381,6 @@ def _mine(run_id: str, owner: str | None) -> tuple[ColumnElement[bool], ...]:
     return (t.run.c.id == run_id, t.run.c.owner == owner, t.run.c.state.not_in(TERMINAL))
 
 
-def losses_of(table: Table) -> ColumnElement[int]:
-    """One more when the former holder never gave its lease back: its process died."""
-    return case((table.c.owner.is_not(None), table.c.losses + 1), else_=table.c.losses)
-
-
-def without_idle_time(
-    since: ColumnElement[float], table: Table, now: float
-) -> ColumnElement[float]:
-    """The horizon counts the time in which it was tried, not that in which the gateway was off."""
-    return case((table.c.due_at < now - IDLE_S, since + (now - table.c.due_at)), else_=since)
-
-
 def _ended(state: RunState, reason: str, now: float) -> dict[str, object]:
     return {
         "state": state, "owner": None, "lease_until": 0, "due_at": None, "enqueued_at": 0,
@@ -395,7 +388,7 @@ def _ended(state: RunState, reason: str, now: float) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _skip_deliveries(run_id: str, reason: str, now: float):  # type: ignore[no-untyped-def] # SQLAlchemy's Update is generic over nothing useful
+def skip_deliveries(run_id: str, reason: str, now: float):  # type: ignore[no-untyped-def] # SQLAlchemy's Update is generic over nothing useful
     return (
         update(t.delivery)
         .where(t.delivery.c.run_id == run_id, t.delivery.c.state.in_(OPEN_DELIVERY))

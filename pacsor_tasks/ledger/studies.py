@@ -270,6 +270,7 @@ def _run(row: Mapping[Any, Any], deliveries: list[dict[str, Any]]) -> dict[str, 
 
 def _delivery(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
+        "id": row["id"],
         "destination": row["destination"],
         "kind": row["kind"],
         "state": row["state"],
@@ -292,4 +293,5 @@ def _event(row: Mapping[Any, Any]) -> dict[str, Any]:
         "message": row["message"],
         "run_id": row["run_id"],
         "destination": row["destination"],
+        "by": row["by"],
     }

@@ -13,7 +13,9 @@ def fan_out(run: Run, ports: Ports) -> Moved:
     deliveries = ports.ledger.deliveries.of_run(run.id)
     n_results = ports.ledger.deliveries.count_results(run.id)
     totals = {
-        d.destination: n_results if d.kind is DestinationKind.STORESCU else 1 for d in deliveries
+        d.destination: n_results if d.kind is DestinationKind.STORESCU else 1
+        for d in deliveries
+        if not d.state.is_terminal  # an operator may have skipped one already
     }
     names = ", ".join(sorted(totals)) or "no destination"
     message = f"{counted(n_results, 'result instance')} to {names}"

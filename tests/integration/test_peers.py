@@ -221,7 +221,7 @@ def test_no_more_deliveries_to_a_destination_than_its_slots(ledger: Ledger, cloc
     assert second is not None
     assert claims[2]() is None
     assert delivery(ledger, runs[2]).waiting_for == ("its turn: 2 at once for destination storescu")
-    assert ledger.deliveries.free_slots("storescu", 2) == 0
+    assert ledger.peers.free_slots("storescu", 2) == 0
     assert ledger.deliveries.claim(f"{runs[2].id}:hl7", "w", 10, bounds) is not None
     ledger.deliveries.finish(first, DeliveryState.DELIVERED, "ok")
     assert claims[2]() is not None
@@ -251,9 +251,9 @@ def test_two_that_claim_the_last_slot_at_once_get_one(ledger: Ledger):
 
 
 def test_every_destination_with_a_delivery_is_found(ledger: Ledger):
-    assert ledger.deliveries.destinations() == []
+    assert ledger.peers.destinations() == []
     delivering(ledger, 2)
-    assert ledger.deliveries.destinations() == ["hl7", "storescu", "storescu-2"]
+    assert ledger.peers.destinations() == ["hl7", "storescu", "storescu-2"]
 
 
 def test_a_peer_nobody_spoke_of_is_well(ledger: Ledger):

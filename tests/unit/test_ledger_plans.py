@@ -24,8 +24,8 @@ ASKED: dict[str, Callable[[Ledger, str], Any]] = {
     "deliveries.due of one": lambda ledger, _: ledger.deliveries.due(
         stale_s=10, limit=9, destination="hl7"
     ),
-    "deliveries.destinations": lambda ledger, _: ledger.deliveries.destinations(),
-    "deliveries.free_slots": lambda ledger, _: ledger.deliveries.free_slots("hl7", 2),
+    "peers.destinations": lambda ledger, _: ledger.peers.destinations(),
+    "peers.free_slots": lambda ledger, _: ledger.peers.free_slots("hl7", 2),
     "deliveries.claim a slot": lambda ledger, run_id: ledger.deliveries.claim(
         f"{run_id}:hl7", "w", 9, Bounds(slots=2)
     ),
