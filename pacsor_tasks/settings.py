@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pacsor_tasks import settings_peers as peers
+from pacsor_tasks.conf_files import conf_file, read_json_object
 from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
-from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.errors import ConfigError, NotFound
 from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_hl7 import Hl7Settings, loadable
 from pacsor_tasks.settings_receiver import ReceptionSettings
 from pacsor_tasks.settings_types import (
     AeTitle,
@@ -30,7 +32,6 @@ from pacsor_tasks.settings_types import (
     RisSettings,
     Seconds,
     StorescuSettings,
-    Upper,
     Url,
     is_loopback,
     kind_of,
@@ -40,7 +41,7 @@ from pacsor_tasks.settings_types import (
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
 
-class Settings(ReceptionSettings):
+class Settings(Hl7Settings, ReceptionSettings):
     """The whole configuration of a gateway, frozen."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
@@ -122,56 +123,6 @@ class Settings(ReceptionSettings):
     )
     RETRY_MAX_DELAY: Seconds = Field(300, gt=0, description="Longest pause between two tries")
 
-    # --- HL7
-    ENABLE_HL7: bool = Field(True, description="Master switch of the HL7 destinations")
-    SENDING_APPLICATION: str = Field("MILVUE_GATEWAY", description="MSH-3")
-    SENDING_FACILITY: str = Field("MILVUE", description="MSH-4")
-    RECEIVING_APPLICATION: str = Field("", description="MSH-5; required by an HL7 destination")
-    RECEIVING_FACILITY: str = Field("", description="MSH-6; required by an HL7 destination")
-    RIS_HOST_IP: str | None = Field(None, description="RIS of `hl7`")
-    RIS_HOST_PORT: Port | None = Field(None, description="Its MLLP port")
-    RIS_TIMEOUT: Seconds = Field(
-        15, gt=0, description="Seconds to connect to the RIS, and again for its ACK"
-    )
-    HL7_LANGUAGE: Annotated[Literal["FR", "EN"], Upper] = Field(
-        "FR", description="Language of the findings, and MSH-19"
-    )
-    PROC_ID: Annotated[Literal["P", "T", "D"], Upper] = Field("P", description="MSH-11")
-    HTTP_TIMEOUT: Seconds = Field(
-        600,
-        description="Seconds that JSON results may stay `running`; then the message goes without",
-    )
-    DEF_PID_ISSUER: str = Field(
-        "MILVUE", description="Assigning authority when IssuerOfPatientID is absent"
-    )
-    POPULATE_PID: bool = Field(True, description="Send PID")
-    POPULATE_PV1: bool = Field(False, description="Send an empty PV1")
-    POPULATE_ORC: bool = Field(True, description="Send ORC")
-    POPULATE_ZDS: bool = Field(True, description="Send ZDS")
-    SIUID_IN_OBX1: bool = Field(True, description="Send the OBX with the StudyInstanceUID")
-    OBX_UPPERCASE: bool = Field(True, description="Report section names in capitals")
-    INCLUDE_DETECTIONS_FINDINGS: bool = Field(True, description="Put the detections in the message")
-    DETECTION_INFERENCE_COMMAND: Literal["smarturgences", "detection", "smartchest", "trauma"] = (
-        Field("smarturgences", description="Where the detections come from")
-    )
-    INCLUDE_MEASURES_FINDINGS: bool = Field(True, description="Put the measures in the message")
-    MEASURES_INFERENCE_COMMAND: Literal["smartxpert", "measures"] = Field(
-        "smartxpert", description="Where the measures come from"
-    )
-    INCLUDE_TECHCARE_REPORT: bool = Field(
-        False, description="Fetch the TechCare report (not in this release: refused when true)"
-    )
-    TECHCARE_REPORT_FORMAT: Annotated[Literal["B64", "PLAIN", "HTML", "HTML_SPLIT"], Upper] = Field(
-        "B64", description="Form of the report's OBX"
-    )
-    TCR_API_URL: Url | None = Field(None, description="Base URL of the TechCare Report API")
-    LOAD_TEMPLATE_AT_INIT: str | None = Field(
-        None, description="Stem of a template in conf/ (not in this release)"
-    )
-    LOAD_CONFIG_AT_INIT: str | None = Field(
-        None, description="Stem of a JSON configuration in conf/ (not in this release)"
-    )
-
     # --- processes
     WORKER_CONCURRENCY: Count = Field(
         4, description="Slots of the worker that takes studies in and talks to the AI"
@@ -226,10 +177,6 @@ class Settings(ReceptionSettings):
             raise ValueError(
                 "FLOWER_BASIC_AUTH: required to listen beyond loopback"
                 f" (FLOWER_HOST={self.FLOWER_HOST})"
-            )
-        if self.INCLUDE_TECHCARE_REPORT:
-            raise ValueError(
-                "INCLUDE_TECHCARE_REPORT: TechCare reports are not in this release; set it to false"
             )
         return self
 
@@ -306,7 +253,13 @@ def load_with_warnings(
     known = set(Settings.model_fields) - {"NUMBERED"}
     errors, near = misspelt(values, known, dotenv)
     given: dict[str, Any] = {name: values[name] for name in known if name in values}
-    given["NUMBERED"] = {name: value for name, value in values.items() if NUMBERED.match(name)}
+    numbered: dict[str, Any] = {n: value for n, value in values.items() if NUMBERED.match(n)}
+    try:
+        loaded = at_init(values)
+    except ConfigError as exc:
+        raise ConfigError("\n".join([*errors, str(exc)])) from exc
+    given |= {name: value for name, value in loaded.items() if name in known}
+    given["NUMBERED"] = numbered | {n: str(v) for n, v in loaded.items() if n not in known}
     try:
         settings = Settings(**given)
     except ValidationError as exc:
@@ -314,3 +267,20 @@ def load_with_warnings(
     if errors:
         raise ConfigError("\n".join(errors))
     return settings, warnings + near
+
+
+def at_init(values: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration that LOAD_CONFIG_AT_INIT names, by settings; it wins over the environment.
+
+    Raises:
+        ConfigError: It is not there, or has a bad key.
+    """
+    stem = values.get("LOAD_CONFIG_AT_INIT")
+    if not stem:
+        return {}
+    directory = Path(values.get("HL7_CONF_DIR", Settings.model_fields["HL7_CONF_DIR"].default))
+    try:
+        return loadable(read_json_object(conf_file(directory, stem, ".json")))
+    except (ConfigError, NotFound) as exc:
+        said = (f"LOAD_CONFIG_AT_INIT={stem}: {line}" for line in str(exc).splitlines())
+        raise ConfigError("\n".join(said)) from exc

@@ -5,16 +5,19 @@ Source: architecture §7, contract §2.2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_hl7 import Hl7Settings, Hl7Values, destination_values
 from pacsor_tasks.settings_types import (
     CoreSettings,
     RisSettings,
     StorescuSettings,
+    TlsSettings,
     comma_list,
     kind_of,
     lines,
@@ -123,15 +126,42 @@ def storescu(settings: Settings, name: str) -> StorescuSettings:
         ) from exc
 
 
-def ris(settings: Settings, name: str) -> RisSettings:
+def hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> Hl7Values:
+    """What counts for one HL7 destination; ValueError naming the setting that is wrong.
+
+    Args:
+        settings: The gateway's.
+        name: `hl7`, `hl7-2`, …
+        loaded: What was loaded at run time, from `loadable`.
+    """
+    plain = {setting: getattr(settings, setting) for setting in Hl7Settings.model_fields}
+    values = destination_values(plain, settings.NUMBERED, loaded or {}, _number_suffix(name))
+    for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
+        if not getattr(values, setting):
+            raise ValueError(f"{setting}: required by destination {name}")
+    return values
+
+
+def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> RisSettings:
     """One RIS destination; ValueError naming the setting that is missing or wrong."""
     suffix = _number_suffix(name)
-    for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
-        if not getattr(settings, setting):
-            raise ValueError(f"{setting}: required by destination {name}")
+    values = hl7_values(settings, name, loaded)
     host, port = (_required(settings, k, suffix, name) for k in ("RIS_HOST_IP", "RIS_HOST_PORT"))
+    tls = TlsSettings(
+        ca=values.RIS_TLS_CA,
+        cert=values.RIS_TLS_CERT,
+        key=values.RIS_TLS_KEY,
+        name=values.RIS_TLS_NAME,
+    )
     try:
-        return RisSettings(name=name, host=host, port=port)
+        return RisSettings(
+            name=name,
+            host=host,
+            port=port,
+            timeout_s=values.RIS_TIMEOUT,
+            keep_alive_s=values.RIS_KEEP_ALIVE,
+            tls=tls if values.RIS_TLS else None,
+        )
     except ValidationError as exc:
         raise ValueError(
             f"{name} (RIS_HOST_IP{suffix}, RIS_HOST_PORT{suffix}): {lines(exc)}"

@@ -22,7 +22,8 @@ Booleans are written as people write them (`true`, `1`, `yes`, `off`, …). `$$`
 `DICOM_FILTERS` is read as `$`, as Compose files need it.
 
 A second PACS is `storescu-2` with `PACS_IP_2`, `PACS_PORT_2`, `PACS_AET_2` (and `MILVUE_AET_2`); a
-second RIS `hl7-2` with `RIS_HOST_IP_2`, `RIS_HOST_PORT_2`. A second core is named in
+second RIS `hl7-2` with `RIS_HOST_IP_2`, `RIS_HOST_PORT_2`, and any other of its settings with `_2`
+(docs/hl7.md); what it leaves out is as for `hl7`. A second core is named in
 `ADDITIONAL_CORES=core1` and reads `API_URL_1` and `TOKEN_1`, and may have `INFERENCE_COMMANDS_1`,
 `CALLBACK_URLS_1` (or `DESTINATIONS_1`), `SIGNED_URL_1`, `DICOM_FILTERS_1`, `NO_DUPLICATE_UPLOAD_1`;
 what it leaves out it inherits.

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
@@ -122,6 +123,19 @@ class StorescuSettings(BaseModel):
     calling_aet: AeTitle
 
 
+class TlsSettings(BaseModel):
+    """MLLP over TLS."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: PEM files; None: the system's CAs, no certificate of ours
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    #: name in the peer's certificate; None: the host's
+    name: str | None
+
+
 class RisSettings(BaseModel):
     """One RIS that receives ORU^R01 over MLLP."""
 
@@ -130,6 +144,10 @@ class RisSettings(BaseModel):
     name: str
     host: str = Field(min_length=1)
     port: Port
+    timeout_s: float
+    keep_alive_s: float
+    #: None: no TLS
+    tls: TlsSettings | None
 
 
 class Node(NamedTuple):
