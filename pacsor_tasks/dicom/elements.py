@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
 from pacsor_tasks.errors import BadResponse
@@ -25,6 +26,8 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
 #: Explicit VRs with a 16-bit length; every other one has 32 bits (PS3.5 §7.1.2).
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(b" "))
+#: Those with one, as far as they are known (PS3.5 Table 7.1-1).
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split(b" "))
 #: A header needs a few hundred elements; nested ones before group 0020 a few thousand.
 MAX_ELEMENTS = 200_000
 MAX_VALUE_BYTES = 1024
@@ -58,6 +61,11 @@ class Element(NamedTuple):
 IMPLICIT = Encoding(explicit=False, order="<")
 EXPLICIT = Encoding(explicit=True, order="<")
 BIG = Encoding(explicit=True, order=">")
+_HEADS = {
+    IMPLICIT: (struct.Struct("<HHI"), struct.Struct("<I")),
+    EXPLICIT: (struct.Struct("<HH2sH"), struct.Struct("<I")),
+    BIG: (struct.Struct(">HH2sH"), struct.Struct(">I")),
+}
 
 
 def find(
@@ -121,6 +129,9 @@ class _Walk:
         found: dict[int, bytes] = {}
         last, previous = max(wanted), -1
         while at < self.size:
+            at, previous = self._stride(at, previous, last, wanted, found)
+            if at == self.size:
+                break
             element = self._next(at, self.encoding)
             if element.tag > last:
                 break
@@ -138,6 +149,7 @@ class _Walk:
         """Raise if the rest is cut off. Whatever else is strange is not the header's business."""
         try:
             while at < self.size and self.left:
+                at, previous = self._stride(at, previous, UNDEFINED, frozenset(), {})
                 if self.size - at < 8 and not any(bytes(self.data[at : self.size])):
                     return  # padding
                 element = self._next(at, self.encoding)
@@ -150,6 +162,44 @@ class _Walk:
             return
         if at > self.size:
             raise Truncated("the data set ends inside an element")
+
+    def _stride(
+        self, at: int, previous: int, last: int, wanted: frozenset[int], found: dict[int, bytes]
+    ) -> tuple[int, int]:
+        """Step quickly over ordinary elements, from `at` on and after the tag `previous`.
+
+        Stops in front of whatever is not one: of undefined length, out of order, beyond `last`,
+        cut off, or wrong. It never raises, so that what it is gets decided in one place.
+
+        Returns:
+            Where it stopped, and the last tag before.
+        """
+        data, size, left = self.data, self.size, self.left
+        head, long = _HEADS[self.encoding]
+        explicit = self.encoding.explicit
+        with suppress(struct.error):  # too few bytes for a head
+            while left:
+                if explicit:
+                    group, number, vr, length = head.unpack_from(data, at)
+                    begin = at + 8
+                    if vr in LONG_VRS:
+                        (length,) = long.unpack_from(data, begin)
+                        begin += 4
+                    elif vr not in SHORT_VRS:
+                        break
+                else:
+                    group, number, length = head.unpack_from(data, at)
+                    begin = at + 8
+                tag, end = group << 16 | number, begin + length
+                if not previous < tag <= last or end > size or length == UNDEFINED:
+                    break
+                if tag in wanted:
+                    if length > MAX_VALUE_BYTES:
+                        break
+                    found[tag] = bytes(data[begin:end])
+                previous, at, left = tag, end, left - 1
+        self.left = left
+        return at, previous
 
     def _next(self, at: int, encoding: Encoding) -> Element:
         self.left -= 1
