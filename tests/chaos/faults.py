@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from tests.chaos.programs import thaw
 from tests.chaos.site import Site
@@ -96,9 +97,8 @@ def all_faults(ledger: str) -> list[Fault]:
         Fault("redis.reset", "redis", _reset, 0, 0),
         Fault("disk.full", "disk", _fill_disk, 1, 10, 1.5),
         *_of_a_ledger(ledger),
-        *_of_an_api("api"),
-        *_of_an_api("api1"),
-        Fault("api1.truncated", "api1", _switch("api1", e3_shape="truncated"), 2, 6),
+        *_of_an_api("api", is_signed=True),
+        *_of_an_api("api1", is_signed=False),
         *_of_a_dcmtk("storescu"),
         *_of_a_dcmtk("storescu-3"),
         *_of_the_pacs("storescu-2"),
@@ -116,17 +116,21 @@ def _of_a_worker(name: str) -> list[Fault]:
     ]
 
 
-def _of_an_api(name: str) -> list[Fault]:
-    def fault(what: str, *, longest_s: float = 6, **rule: Any) -> Fault:
+def _of_an_api(name: str, *, is_signed: bool) -> list[Fault]:
+    def fault(what: str, *, longest_s: float = 9, **rule: Any) -> Fault:
         return Fault(f"{name}.{what}", name, _switch(name, **rule), 2, longest_s, 0.5)
 
+    def reset(operation: str, kind: str = "reset") -> Fault:
+        return fault(f"{kind}_{operation}", fault=kind, reset_after_bytes=3000, operation=operation)
+
+    resets = [reset("upload"), reset("upload", "reset_after"), reset("results")]
+    if is_signed:
+        resets += [reset("put"), reset("put", "reset_after"), reset("download")]
+        resets.append(fault("expired", expired=True))
+    else:
+        resets.append(fault("truncated", e3_shape="truncated"))
     return [
-        fault("reset_upload", fault="reset", reset_after_bytes=3000, operation="upload"),
-        fault("reset_put", fault="reset", reset_after_bytes=3000, operation="put"),
-        fault("reset_after_upload", fault="reset_after", operation="upload", longest_s=3),
-        fault("reset_after_put", fault="reset_after", operation="put", longest_s=3),
-        fault("reset_results", fault="reset", reset_after_bytes=3000, operation="results"),
-        fault("reset_download", fault="reset", reset_after_bytes=3000, operation="download"),
+        *resets,
         fault("429", fault=429, retry_after="1"),
         fault("500", fault=500),
         fault("503_early", fault=503, fault_early=True),
@@ -134,7 +138,6 @@ def _of_an_api(name: str) -> list[Fault]:
         fault("too_slow_body", slow_chunk_s=7, chunk_bytes=1024),
         fault("too_slow", delay_s=7),
         fault("duplicate", duplicate=True),
-        fault("expired", expired=True),
         fault("running", running_times=5, e3_running_times=2),
         fault("unknown_study", not_found_times=3),
         Fault(f"{name}.freeze", name, _freeze(name), 1, 8, 0.5),
@@ -292,7 +295,9 @@ def _lock_sqlite(site: Site, _: random.Random) -> Undo:
 def _lock_postgresql(site: Site, _: random.Random) -> Undo:
     engine = create_engine(site.ledger_url)
     connection = engine.connect()
-    connection.execute(text("LOCK TABLE run, delivery IN ACCESS EXCLUSIVE MODE"))
+    with contextlib.suppress(OperationalError):
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+        connection.execute(text("LOCK TABLE run, delivery IN ACCESS EXCLUSIVE MODE"))
 
     def undo() -> None:
         connection.rollback()

@@ -30,7 +30,7 @@ from tests.support.postgres import postgres_server
 from tests.support.tcp_proxy import TcpProxy
 
 FILTER_CFG = Path(__file__).parents[2] / "conf" / "filter.cfg"
-DISK_BYTES = 1 << 30
+DISK_BYTES = 1 << 30  # memory only as far as it is used
 #: Patient IDs that begin so are filtered.
 SKIPPED = "SKIP"
 FILTERS = json.dumps(
@@ -198,6 +198,7 @@ class Site:
             "API_CONNECT_TIMEOUT": "3", "API_READ_TIMEOUT": "5", "PACS_CONNECT_TIMEOUT": "3",
             "PACS_TIMEOUT": "5", "RIS_TIMEOUT": "4", "UPLOAD_RATE": "50",
             "POLL_INTERVAL": "0.5", "POLL_MAX_INTERVAL": "3", "RETRY_MAX_DELAY": "5",
+            "DISK_HIGH_WATERMARK": "64MB", "DISK_LOW_WATERMARK": "128MB",
         }  # fmt: skip
 
     def _make_programs(self) -> None:
