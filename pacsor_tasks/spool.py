@@ -10,6 +10,7 @@
     seats/<id>@<address>                     an open association, for the limits on their number
     processes/<id>.lock                      a living receiver process holds the lock
     locks/                                   study locks
+    commitments/<id>                         a Storage Commitment that is not reported yet
     results/<run>/<command>/, quarantine/<run>/
     refusals.json, disk-full                 associations refused; nothing more is taken
 
@@ -36,7 +37,7 @@ from pacsor_tasks.errors import Permanent
 
 DIRECTORIES = (
     "tmp", "incoming", "ready", "outbox", "requests", "released", "associations", "seats",
-    "processes", "locks", "results", "quarantine",
+    "processes", "locks", "commitments", "results", "quarantine",
 )  # fmt: skip
 MANIFEST = "revision.json"
 #: Why somebody said that a study is complete: an operator, or its sender by Storage Commitment.

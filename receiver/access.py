@@ -13,6 +13,7 @@ from pacsor_tasks.settings import Settings
 from receiver import allow_list, tls
 from receiver.admission import Admission
 from receiver.allow_list import AllowFile
+from receiver.commitments import Commitments
 from receiver.gate import Gate
 from receiver.processes import Process
 from receiver.seats import Seats
@@ -60,6 +61,13 @@ def gate(settings: Settings, process: Process, guard: DiskGuard) -> Gate:
         associate_timeout_s=settings.RECEIVER_ASSOCIATE_TIMEOUT,
         most_pending=max(LEAST_PENDING, settings.RECEIVER_MAX_ASSOCIATIONS),
     )
+
+
+def commitments(settings: Settings, process: Process) -> Commitments | None:
+    """Storage Commitment, if it is offered."""
+    if not settings.STORAGE_COMMITMENT:
+        return None
+    return Commitments(process, settings.RECEIVER_AET, settings.commitment_peers)
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -46,7 +46,8 @@ def run(settings: Settings, port: int, ready_file: Path) -> int:
         guard = DiskGuard(spool.root, settings.disk_watermarks)
         gate = access.gate(settings, process, guard)
         incoming = Incoming(process, settings.DUPLICATE_POLICY, guard.is_full)
-        scp = Scp(_options(settings, port), incoming, gate)
+        commitments = access.commitments(settings, process)
+        scp = Scp(_options(settings, port), incoming, gate, commitments)
         scp.start()
         ready_file.touch()
         while not stop.wait(TEND_S):

@@ -23,7 +23,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
 
+from receiver import reporting
 from receiver.associations import OpenAssociation
+from receiver.commitments import Commitments
 from receiver.doorway import GuardedServer
 from receiver.gate import Gate
 from receiver.handlers import Answer, Arrival, StoreRequest, store
@@ -63,12 +65,20 @@ class Scp:
         options: How it listens.
         incoming: Where the instances go.
         gate: Who is let in.
+        commitments: Storage Commitment; None: not offered.
     """
 
-    def __init__(self, options: ScpOptions, incoming: Incoming, gate: Gate) -> None:
+    def __init__(
+        self,
+        options: ScpOptions,
+        incoming: Incoming,
+        gate: Gate,
+        commitments: Commitments | None = None,
+    ) -> None:
         self.options = options
         self.incoming = incoming
         self.gate = gate
+        self.commitments = commitments
         self._open: dict[Association, OpenAssociation] = {}
         self._guard = threading.Lock()
         # pynetdicom's default handlers describe every message: costly, and dumps say too much.
@@ -93,6 +103,8 @@ class Scp:
             if not association.is_alive():
                 self._forget(association)
         self.gate.tend()
+        if self.commitments is not None:
+            self.commitments.tend()
 
     def stop(self, grace_s: float) -> int:
         """Stop accepting, let associations finish, then abort them.
@@ -128,6 +140,8 @@ class Scp:
         for context in options.contexts:
             # pynetdicom takes the first of *these* that the peer offers, so their order decides.
             ae.add_supported_context(context.sop_class_uid, list(context.transfer_syntax_uids))
+        if self.commitments is not None:
+            ae.add_supported_context(reporting.SOP_CLASS, list(reporting.SYNTAXES))
         server = ae.make_server(
             (options.host, options.port),
             evt_handlers=[
@@ -136,6 +150,7 @@ class Scp:
                 (evt.EVT_RELEASED, self._on_end),
                 (evt.EVT_ABORTED, self._on_end),
                 *self.gate.handlers,
+                *(self.commitments.handlers if self.commitments else ()),
             ],
             server_class=_Server,
             request_handler=request_handler(self._begin),
