@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from pacsor_tasks.breaker import Breaker, NoBreaker
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.hl7.kept import Connections
+from pacsor_tasks.hl7.kept import Ris as Ris
 from pacsor_tasks.hl7.message import MessageOptions
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter
@@ -27,6 +29,8 @@ class Core:
     """One AI environment as the steps use it."""
 
     name: str
+    #: for people
+    address: str = ""
     client: MilvueClient
     commands: Sequence[str]
     filters: Sequence[FilterRule]
@@ -47,17 +51,6 @@ class PollPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ris:
-    """One HL7 destination."""
-
-    name: str
-    host: str
-    port: int
-    #: to connect, and again for the ACK
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Hl7Content:
     """What goes into the messages."""
 
@@ -70,6 +63,12 @@ class Hl7Content:
     measures_command: str | None
     #: how long JSON results may stay `running`, seconds
     results_timeout_s: float
+    #: False: no message is sent
+    is_enabled: bool = True
+    #: a study without PatientID or AccessionNumber is not sent
+    holds_incomplete: bool = False
+    #: the message follows the images of its run
+    after_images: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,8 @@ class Ports:
     targets: Sequence[Target]
     pacs: Mapping[str, Pacs]
     ris: Mapping[str, Ris]
-    hl7: Hl7Content
+    #: by HL7 destination
+    hl7: Mapping[str, Hl7Content]
     poll: PollPolicy
     retry: RetryPolicy
     retention_s: float
@@ -95,12 +95,18 @@ class Ports:
     aside: Callable[[Callable[[], None]], None] = field(default=lambda do: do())
     #: deliveries to one destination at once, over all workers; 0: any number
     destination_slots: int = 0
+    #: connections to the RISs
+    mllp: Connections = field(default_factory=Connections)
     #: messages waiting in a queue
     queue_length: Callable[[str], int] = field(default=lambda _queue: 0)
 
     def file(self, relative: str) -> Path:
         """A path of the ledger as a file of the spool."""
         return self.spool.path(relative)
+
+    def slots_of(self, destination: str) -> int:
+        """Deliveries to a destination at once: a RIS gets its messages one after the other."""
+        return 1 if destination in self.ris else self.destination_slots
 
     def kind(self, destination: str) -> DestinationKind | None:
         """What a configured destination speaks; None when it is no longer configured."""

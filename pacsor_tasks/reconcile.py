@@ -135,15 +135,16 @@ def launch_next(destination: str, ports: Ports) -> None:
 
     Else a destination would get no more than its slots' worth of deliveries per sweep.
     """
-    slots = ports.destination_slots
+    slots = ports.slots_of(destination)
     due = _due(destination, 1, math.inf, ports) if slots else []
     if due and ports.ledger.peers.free_slots(destination, slots):
         _publish(due, ports)
 
 
 def _deliveries(ports: Ports, swept: Swept) -> None:
-    stale_s, slots = _stale(ports, "deliver"), ports.destination_slots
+    stale_s = _stale(ports, "deliver")
     for destination in ports.ledger.peers.destinations():
+        slots = ports.slots_of(destination)
         # What finds no slot would only be turned away by a worker.
         free = ports.ledger.peers.free_slots(destination, slots) if slots else LIMIT
         if free:

@@ -12,6 +12,7 @@
     locks/                                   study locks
     commitments/<id>                         a Storage Commitment that is not reported yet
     results/<run>/<command>/, quarantine/<run>/
+    messages/<run>/<destination>.hl7, .ack   what was sent to a RIS, and its last answer
     refusals.json, disk-full                 associations refused; nothing more is taken
 
 A name that begins with a dot is a revision in the making: readers do not see it.
@@ -38,6 +39,7 @@ from pacsor_tasks.errors import Permanent
 DIRECTORIES = (
     "tmp", "incoming", "ready", "outbox", "requests", "released", "associations", "seats",
     "processes", "locks", "commitments", "results", "quarantine",
+    "messages",
 )  # fmt: skip
 MANIFEST = "revision.json"
 #: Why somebody said that a study is complete: an operator, or its sender by Storage Commitment.
@@ -241,6 +243,25 @@ class Spool:
     def remove_results(self, run_id: str) -> None:
         """Delete a run's results. Safe to repeat."""
         shutil.rmtree(self.root / "results" / _name(run_id), ignore_errors=True)
+
+    # --- messages
+
+    def message_file(self, run_id: str, destination: str) -> Path:
+        """Where a run's message to a destination is, or will be; the answer beside it is `.ack`."""
+        return self.root / "messages" / _name(run_id) / f"{_name(destination)}.hl7"
+
+    def old_messages(self, before: float) -> list[str]:
+        """The runs whose messages were last touched before then, epoch seconds."""
+        found = []
+        for directory in (self.root / "messages").iterdir():
+            with suppress(FileNotFoundError):
+                if directory.stat().st_mtime < before:
+                    found.append(directory.name)
+        return found
+
+    def remove_messages(self, run_id: str) -> None:
+        """Delete a run's messages. Safe to repeat."""
+        shutil.rmtree(self.root / "messages" / _name(run_id), ignore_errors=True)
 
     def quarantine(self, run_id: str, path: Path) -> str:
         """Move a file of the spool out of the way, for an operator to see.

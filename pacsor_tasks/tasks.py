@@ -159,7 +159,7 @@ def _deliver(delivery_id: str, action: DeliveryStep) -> None:
             ports.retry,
             delivery_id,
             lambda delivery: action(delivery, ports),
-            ports.destination_slots,
+            ports.slots_of(destination),
         ):
             pipeline.launch(run_id, Step.CLEANUP, ())
         reconcile.launch_next(destination, ports)

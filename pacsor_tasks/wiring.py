@@ -16,13 +16,13 @@ from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7 import mllp
-from pacsor_tasks.hl7.message import MessageOptions
+from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
 from pacsor_tasks.milvue.client import MilvueClient
 from pacsor_tasks.models import PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
-from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
+from pacsor_tasks.ports import Core, PollPolicy, Ports, Ris
 from pacsor_tasks.settings import Settings, kind_of, load
 from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.spool import Spool
@@ -52,23 +52,29 @@ def close() -> None:
     if built is not None:
         for core in built.cores.values():
             core.client.close()
+        built.mllp.close()
         built.ledger.close()
 
 
 def build(settings: Settings) -> Ports:
-    """Ports from settings. Opens no connection; the ledger is expected to be migrated."""
+    """Ports from settings. Opens no connection; the ledger is expected to be migrated.
+
+    Raises:
+        ConfigError: A file that the settings name is missing or wrong.
+    """
     spool = Spool(settings.spool_dir)
     spool.prepare()
     client = redis_client(settings)
     ledger = Ledger(settings.ledger_url)
+    hl7 = Hl7Config(settings)
     return Ports(
         spool=spool,
         ledger=ledger,
         cores={c.name: _core(c, settings, client) for c in settings.cores.values()},
         targets=[_target(c) for c in settings.cores.values()],
         pacs=_pacs(settings),
-        ris=_ris(settings),
-        hl7=_hl7(settings),
+        ris=hl7.ris,
+        hl7=hl7.contents,
         poll=PollPolicy(
             interval_s=settings.POLL_INTERVAL,
             max_interval_s=settings.POLL_MAX_INTERVAL,
@@ -79,7 +85,7 @@ def build(settings: Settings) -> Ports:
         ),
         retention_s=settings.RETENTION_DAYS * 86400,
         breaker=LedgerBreaker(ledger.peers),
-        probes=_probes(settings),
+        probes=_probes(settings, hl7.ris),
         aside=_aside,
         destination_slots=settings.DESTINATION_ASSOCIATIONS,
         queue_length=lambda queue: _queue_length(client, queue),
@@ -114,14 +120,9 @@ def _pacs(settings: Settings) -> dict[str, Pacs]:
     }
 
 
-def _ris(settings: Settings) -> dict[str, Ris]:
-    return {
-        r.name: Ris(name=r.name, host=r.host, port=r.port, timeout_s=settings.RIS_TIMEOUT)
-        for r in settings.ris.values()
-    }
-
-
-def _probes(settings: Settings) -> Mapping[PeerName, Callable[[], None]]:
+def _probes(
+    settings: Settings, destinations: Mapping[str, Ris]
+) -> Mapping[PeerName, Callable[[], None]]:
     """C-ECHO, MLLP connect or API status of each peer, with short time limits."""
 
     def echo(pacs: Pacs) -> Callable[[], None]:
@@ -129,7 +130,7 @@ def _probes(settings: Settings) -> Mapping[PeerName, Callable[[], None]]:
         return lambda: scu.echo(quick)
 
     def connect(ris: Ris) -> Callable[[], None]:
-        return lambda: mllp.connect_check(ris.host, ris.port, PROBE_TIMEOUT_S)
+        return lambda: mllp.connect_check(ris.host, ris.port, PROBE_TIMEOUT_S, ris.tls)
 
     def ask(core: CoreSettings) -> Callable[[], None]:
         def check() -> None:
@@ -147,7 +148,7 @@ def _probes(settings: Settings) -> Mapping[PeerName, Callable[[], None]]:
     to = PeerKind.DESTINATION
     return {
         **{PeerName(to, name): echo(pacs) for name, pacs in _pacs(settings).items()},
-        **{PeerName(to, name): connect(ris) for name, ris in _ris(settings).items()},
+        **{PeerName(to, name): connect(ris) for name, ris in destinations.items()},
         **{PeerName(PeerKind.CORE, c.name): ask(c) for c in settings.cores.values()},
     }
 
@@ -159,6 +160,7 @@ def _aside(do: Callable[[], None]) -> None:
 def _core(core: CoreSettings, settings: Settings, client: redis.Redis) -> Core:
     return Core(
         name=core.name,
+        address=core.api_url,
         client=MilvueClient(
             core.api_url,
             core.token.get_secret_value(),
@@ -197,33 +199,6 @@ def _output(settings: Settings) -> dict[str, str]:
 def _target(core: CoreSettings) -> Target:
     kinds = ((name, kind_of(name)) for name in core.destinations)
     return Target(core=core.name, destinations=[(n, k) for n, k in kinds if k is not None])
-
-
-def _hl7(settings: Settings) -> Hl7Content:
-    return Hl7Content(
-        options=MessageOptions(
-            sending_application=settings.SENDING_APPLICATION,
-            sending_facility=settings.SENDING_FACILITY,
-            receiving_application=settings.RECEIVING_APPLICATION,
-            receiving_facility=settings.RECEIVING_FACILITY,
-            language=settings.HL7_LANGUAGE,
-            processing_id=settings.PROC_ID,
-            populate_pid=settings.POPULATE_PID,
-            populate_pv1=settings.POPULATE_PV1,
-            populate_orc=settings.POPULATE_ORC,
-            populate_zds=settings.POPULATE_ZDS,
-            siuid_in_obx1=settings.SIUID_IN_OBX1,
-        ),
-        language=settings.HL7_LANGUAGE,
-        default_issuer=settings.DEF_PID_ISSUER,
-        detections_command=settings.DETECTION_INFERENCE_COMMAND
-        if settings.INCLUDE_DETECTIONS_FINDINGS
-        else None,
-        measures_command=settings.MEASURES_INFERENCE_COMMAND
-        if settings.INCLUDE_MEASURES_FINDINGS
-        else None,
-        results_timeout_s=settings.HTTP_TIMEOUT,
-    )
 
 
 def _queue_length(client: redis.Redis, queue: str) -> int:

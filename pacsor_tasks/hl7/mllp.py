@@ -6,7 +6,9 @@ with a single `recv`. Source: contract §3.4 to §3.6; HL7 Transport Specificati
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Self
 
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7.ack import AckMismatch
+from pacsor_tasks.hl7.tls import Tls
 
 START, END, CR = 0x0B, 0x1C, 0x0D
 #: An acknowledgement is a few hundred bytes; some repeat the message.
@@ -29,13 +32,16 @@ _CHUNK_BYTES = 64 * 1024
 _NOISE = b"\r\n\t \0"
 
 
-def exchange(host: str, port: int, message: bytes, *, timeout_s: float) -> bytes:
+def exchange(
+    host: str, port: int, message: bytes, *, timeout_s: float, tls: Tls | None = None
+) -> bytes:
     """Send one message on a connection of its own and return what the peer answered.
 
     Args:
         host: Name or address of the peer, IPv6 included.
         port: Its MLLP port.
         message: Without frame.
+        tls: How it proves who it is; None: no TLS.
         timeout_s: Seconds to connect; again at most that long without progress while sending (and
             in all, the time the message takes at 32 kB/s more); again for the whole answer.
 
@@ -46,17 +52,17 @@ def exchange(host: str, port: int, message: bytes, *, timeout_s: float) -> bytes
         PeerUnavailable: No connection, no (whole) answer in time, or the connection broke.
         AckMismatch: The answer is not one MLLP frame.
     """
-    with Connection(host, port, timeout_s=timeout_s) as connection:
+    with Connection(host, port, timeout_s=timeout_s, tls=tls) as connection:
         return connection.exchange(message)
 
 
-def connect_check(host: str, port: int, timeout_s: float) -> None:
+def connect_check(host: str, port: int, timeout_s: float, tls: Tls | None = None) -> None:
     """Connect and hang up.
 
     Raises:
-        PeerUnavailable: Nobody listens there.
+        PeerUnavailable: Nobody listens there, or TLS fails.
     """
-    with Connection(host, port, timeout_s=timeout_s):
+    with Connection(host, port, timeout_s=timeout_s, tls=tls):
         pass
 
 
@@ -66,11 +72,16 @@ class Connection:
     After an exception its state is not known: close it.
     """
 
-    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
+    def __init__(self, host: str, port: int, *, timeout_s: float, tls: Tls | None = None) -> None:
         self._peer = f"RIS {f'[{host}]' if ':' in host.strip('[]') else host}:{port}"
         self._timeout_s = timeout_s
+        name, deadline = host.strip("[]"), time.monotonic() + timeout_s
         with self._translated("no connection"):
-            self._socket = _connect(host.strip("[]"), port, time.monotonic() + timeout_s)
+            self._socket = _connect(name, port, deadline)
+        if tls is not None:
+            with self._translated("no TLS session"):
+                self._allow(deadline - time.monotonic())
+                self._socket = _secured(self._socket, tls, name)
 
     def __enter__(self) -> Self:
         """Nothing to do: it is connected."""
@@ -88,6 +99,14 @@ class Connection:
     def close(self) -> None:
         """Hang up. More than once is harmless."""
         self._socket.close()
+
+    def is_quiet(self) -> bool:
+        """Whether the connection is open and nothing came that nobody asked for."""
+        try:
+            readable, _, _ = select.select([self._socket], [], [], 0)
+        except (OSError, ValueError):
+            return False
+        return not readable
 
     def exchange(self, message: bytes) -> bytes:
         """Send one message and wait for its answer; see the function of the same name."""
@@ -207,3 +226,11 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
         else:
             return connection
     raise error
+
+
+def _secured(connection: socket.socket, tls: Tls, host: str) -> ssl.SSLSocket:
+    try:
+        return tls.context().wrap_socket(connection, server_hostname=tls.name or host)
+    except BaseException:
+        connection.close()
+        raise

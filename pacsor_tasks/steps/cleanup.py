@@ -31,6 +31,7 @@ def apply_retention(ports: Ports) -> int:
     """
     _remove_leftover_results(ports)
     _remove_leftover_revisions(ports)
+    _remove_old_messages(ports)
     deadline, removed = time.monotonic() + PASS_S, 0
     while removable := ports.ledger.retention.removable(ports.retention_s):
         for revision in removable:
@@ -50,6 +51,14 @@ def _remove_leftover_revisions(ports: Ports) -> None:
         for study_uid, token in batch:
             if was_removed.get(token):
                 ports.spool.remove_revision(study_uid, token)
+
+
+def _remove_old_messages(ports: Ports) -> None:
+    # Patient data like the pixels, so they go when those may.
+    run_ids = ports.spool.old_messages(ports.ledger.clock() - ports.retention_s)
+    for start in range(0, len(run_ids), LOOKUP):
+        for run_id in ports.ledger.retention.disposable(run_ids[start : start + LOOKUP]):
+            ports.spool.remove_messages(run_id)
 
 
 def _remove_leftover_results(ports: Ports) -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from pathlib import Path
 
-from pacsor_tasks.errors import ConfigError, NotFound, NotReady
-from pacsor_tasks.hl7 import ack, mllp
-from pacsor_tasks.hl7.findings import inference_text
-from pacsor_tasks.hl7.message import build_message, new_control_id
-from pacsor_tasks.hl7.metadata import read_study_metadata
-from pacsor_tasks.milvue.outcomes import CommandForbidden, UnknownStudy
+from pacsor_tasks.errors import ConfigError, NotFound, NotReady, PacsorError
+from pacsor_tasks.hl7.ack import Ack
+from pacsor_tasks.hl7.message import new_control_id
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
-    InstanceOutcome,
+    DestinationKind,
     PeerKind,
     PeerName,
     Run,
 )
 from pacsor_tasks.outcomes import Ended, Wait
-from pacsor_tasks.ports import Ports
+from pacsor_tasks.ports import Hl7Content, Ports
 from pacsor_tasks.spool import write_durably
-from pacsor_tasks.steps.common import core_of, require_lease
+from pacsor_tasks.steps.common import require_lease
+from pacsor_tasks.steps.compose import compose, metadata_of, missing_identity
 from pacsor_tasks.steps.poll import pause_s
+
+#: How often a message that waits for its images looks for them, seconds.
+IMAGES_LOOK_S = 3.0
+#: Of an answer, so much is kept to be shown.
+KEPT_ANSWER_BYTES = 64 * 1024
 
 
 def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
@@ -37,76 +39,94 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         Retryable, Rejected: As MLLP and the ACK say.
         ConfigError: The destination is no longer configured.
     """
-    ris = ports.ris.get(delivery.destination)
-    if ris is None:
+    content = ports.hl7.get(delivery.destination)
+    if content is None or delivery.destination not in ports.ris:
         raise ConfigError(f"destination {delivery.destination} is not configured")
-    file = ports.spool.results_dir(delivery.run_id, "hl7") / f"{delivery.destination}.hl7"
+    if not content.is_enabled:
+        return Ended(DeliveryState.SKIPPED, "HL7 is switched off (ENABLE_HL7)")
+    before = _images(delivery, ports) if content.after_images else None
+    if before is not None:
+        return before
+    file = ports.spool.message_file(delivery.run_id, delivery.destination)
     control_id = ports.ledger.deliveries.keep_control_id(
         delivery.id, new_control_id(datetime.now().astimezone())
     )
     if not file.is_file():
-        try:
-            inference = _inference(delivery, ports)
-        except NotReady:
-            return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
-        # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
-        write_durably(file, _build(delivery, control_id, inference, ports))
+        why_not = _made(delivery, content, control_id, file, ports)
+        if why_not is not None:
+            return why_not
     require_lease(delivery, ports)
-    message = file.read_bytes()
-    answer = ports.breaker.call(
-        PeerName(PeerKind.DESTINATION, ris.name),
-        lambda: mllp.exchange(ris.host, ris.port, message, timeout_s=ris.timeout_s),
-    )
-    accepted = ack.check(answer, control_id)
+    accepted = _accepted(delivery, control_id, file, ports)
     ports.ledger.deliveries.record_sent(delivery.id)
-    return Ended(DeliveryState.DELIVERED, f"message {control_id} acknowledged ({accepted.code})")
+    said = f"message {control_id} acknowledged ({accepted.code})"
+    return Ended(DeliveryState.DELIVERED, said + _note(delivery, content, ports))
 
 
-def _inference(delivery: Delivery, ports: Ports) -> str:
-    run = _run(delivery, ports)
-    detections = _findings(run, ports.hl7.detections_command, delivery, ports)
-    measures = _findings(run, ports.hl7.measures_command, delivery, ports)
-    return inference_text(detections, measures, ports.hl7.language)
+def _accepted(delivery: Delivery, control_id: str, file: Path, ports: Ports) -> Ack:
+    ris, message = ports.ris[delivery.destination], file.read_bytes()
+    answered = file.with_suffix(".ack")
+    answered.unlink(missing_ok=True)
+    return ports.breaker.call(
+        PeerName(PeerKind.DESTINATION, ris.name),
+        lambda: ports.mllp.deliver(
+            ris, message, control_id, lambda data: _keep_answer(answered, data)
+        ),
+    )
 
 
-def _findings(
-    run: Run, command: str | None, delivery: Delivery, ports: Ports
-) -> Mapping[str, Any] | None:
-    core = core_of(run, ports)
-    if command is None or command not in core.commands:
-        return None
+def _note(delivery: Delivery, content: Hl7Content, ports: Ports) -> str:
     try:
-        # The core's own breaker: that the AI is away must not be held against the RIS.
-        found = ports.breaker.call(
-            PeerName(PeerKind.CORE, core.name),
-            lambda: core.client.findings(run.study_uid, command, ports.hl7.language.lower()),
-        )
-    except (CommandForbidden, UnknownStudy):
-        return None  # the message goes without them: contract §2.5
+        missing = missing_identity(metadata_of(delivery.run_id, content, ports))
+    except PacsorError:
+        return ""  # its instances are gone, and the message is sent
+    return f"; the study has no {', '.join(missing)}" if missing else ""
+
+
+def _made(
+    delivery: Delivery, content: Hl7Content, control_id: str, file: Path, ports: Ports
+) -> Wait | Ended | None:
+    """Write the message; why there is none, or None."""
+
+    def may_wait() -> bool:
+        return _waited_s(delivery, ports) < content.results_timeout_s
+
+    try:
+        made = compose(_run(delivery, ports), content, control_id, may_wait, ports)
     except NotReady:
-        if _waited_s(delivery, ports) < ports.hl7.results_timeout_s:
-            raise
-        return None
-    content: Mapping[str, Any] = found.model_dump()
-    return content
+        return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
+    missing = ", ".join(made.missing)
+    if missing and content.holds_incomplete:
+        return Ended(
+            DeliveryState.QUARANTINED,
+            f"held: the study has no {missing} (HL7_INCOMPLETE_IDENTITY=hold)",
+        )
+    # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
+    file.parent.mkdir(mode=0o750, exist_ok=True)
+    write_durably(file, made.message)
+    return None
 
 
-def _build(delivery: Delivery, control_id: str, inference: str, ports: Ports) -> bytes:
-    sent = ports.ledger.runs.instances(
-        delivery.run_id, [InstanceOutcome.UPLOADED, InstanceOutcome.DUPLICATE]
-    )
-    if not sent:
-        raise ConfigError("no instance of the run is held to take the study's data from")
-    metadata = read_study_metadata(
-        ports.file(sent[0].path), default_issuer=ports.hl7.default_issuer
-    )
-    return build_message(
-        metadata,
-        ports.hl7.options,
-        control_id=control_id,
-        at=datetime.now().astimezone(),
-        inference=inference,
-    )
+def _images(delivery: Delivery, ports: Ports) -> Wait | Ended | None:
+    """Why the message does not go before the images of its run; None when they are there."""
+    others = [
+        other
+        for other in ports.ledger.deliveries.of_run(delivery.run_id)
+        if other.kind is DestinationKind.STORESCU
+    ]
+    lost = [o.destination for o in others if o.state is DeliveryState.QUARANTINED]
+    if lost:
+        return Ended(
+            DeliveryState.QUARANTINED,
+            f"not sent: its images are not at {', '.join(lost)} (HL7_AFTER_IMAGES)",
+        )
+    open_ones = [o.destination for o in others if not o.state.is_terminal]
+    if open_ones:
+        return Wait(IMAGES_LOOK_S, f"the images at {', '.join(open_ones)} (HL7_AFTER_IMAGES)")
+    return None
+
+
+def _keep_answer(file: Path, data: bytes) -> None:
+    file.write_bytes(data[:KEPT_ANSWER_BYTES])
 
 
 def _run(delivery: Delivery, ports: Ports) -> Run:

@@ -141,6 +141,19 @@ class Bench:
         }
         destinations = [(n, DestinationKind.STORESCU) for n in pacs or {}]
         destinations += [(n, DestinationKind.HL7) for n in ris or {}]
+        content = Hl7Content(
+            options=MessageOptions(
+                sending_application="GATEWAY",
+                sending_facility="SITE",
+                receiving_application="RIS",
+                receiving_facility="SITE",
+            ),
+            language="EN",
+            default_issuer="MILVUE",
+            detections_command="smarturgences",
+            measures_command=None,
+            results_timeout_s=600,
+        )
         self.ports = Ports(
             spool=spool,
             ledger=ledger,
@@ -156,19 +169,7 @@ class Bench:
             targets=[Target(core="core", destinations=destinations)],
             pacs=pacs or {},
             ris=ris or {},
-            hl7=Hl7Content(
-                options=MessageOptions(
-                    sending_application="GATEWAY",
-                    sending_facility="SITE",
-                    receiving_application="RIS",
-                    receiving_facility="SITE",
-                ),
-                language="EN",
-                default_issuer="MILVUE",
-                detections_command="smarturgences",
-                measures_command=None,
-                results_timeout_s=600,
-            ),
+            hl7=dict.fromkeys(ris or {}, content),
             poll=PollPolicy(interval_s=2, max_interval_s=30, timeout_s=300),
             retry=RetryPolicy(horizon_s=HORIZON_S),
             retention_s=100,

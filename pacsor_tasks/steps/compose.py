@@ -1,0 +1,116 @@
+"""What one run has to say to one RIS: the study's data, the AI's findings, and the message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pacsor_tasks.errors import ConfigError, NotReady
+from pacsor_tasks.hl7.findings import inference_text
+from pacsor_tasks.hl7.message import build_message
+from pacsor_tasks.hl7.metadata import StudyMetadata, read_study_metadata
+from pacsor_tasks.milvue.outcomes import CommandForbidden, UnknownStudy
+from pacsor_tasks.models import InstanceOutcome, PeerKind, PeerName, Run
+from pacsor_tasks.ports import Hl7Content, Ports
+from pacsor_tasks.steps.common import core_of
+
+#: What a RIS finds the patient and the order by.
+IDENTITY = {"PatientID": "patient_id", "AccessionNumber": "accession_number"}
+
+
+# No repr: the message is a patient's.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Composed:
+    """A message and what is to be said of it."""
+
+    message: bytes
+    #: of IDENTITY, what the study's header does not say
+    missing: tuple[str, ...]
+
+
+def compose(
+    run: Run, content: Hl7Content, control_id: str, may_wait: Callable[[], bool], ports: Ports
+) -> Composed:
+    """Make the run's message.
+
+    Args:
+        run: Whose results it tells.
+        content: Of the destination.
+        control_id: MSH-10.
+        may_wait: Whether results that are still `running` are worth waiting for.
+        ports: Where things are.
+
+    Raises:
+        NotReady: They are.
+        Retryable, Rejected, BadResponse: As the API client.
+        ConfigError: No instance of the run is held.
+    """
+    metadata = metadata_of(run.id, content, ports)
+    inference = inference_text(
+        _findings(run, content.detections_command, content, may_wait, ports),
+        _findings(run, content.measures_command, content, may_wait, ports),
+        content.language,
+    )
+    return composed(metadata, content, control_id, inference)
+
+
+def composed(
+    metadata: StudyMetadata, content: Hl7Content, control_id: str, inference: str
+) -> Composed:
+    """Make a message of what is known."""
+    message = build_message(
+        metadata,
+        content.options,
+        control_id=control_id,
+        at=datetime.now().astimezone(),
+        inference=inference,
+    )
+    return Composed(message=message, missing=missing_identity(metadata))
+
+
+def missing_identity(metadata: StudyMetadata) -> tuple[str, ...]:
+    """What the RIS would look for and not find."""
+    return tuple(name for name, field in IDENTITY.items() if not getattr(metadata, field))
+
+
+def metadata_of(run_id: str, content: Hl7Content, ports: Ports) -> StudyMetadata:
+    """The study's data from the first instance that went to the AI.
+
+    Raises:
+        ConfigError: None is held.
+        BadResponse: It cannot be read.
+    """
+    sent = ports.ledger.runs.instances(
+        run_id, [InstanceOutcome.UPLOADED, InstanceOutcome.DUPLICATE]
+    )
+    if not sent:
+        raise ConfigError("no instance of the run is held to take the study's data from")
+    return read_study_metadata(ports.file(sent[0].path), default_issuer=content.default_issuer)
+
+
+def _findings(
+    run: Run,
+    command: str | None,
+    content: Hl7Content,
+    may_wait: Callable[[], bool],
+    ports: Ports,
+) -> Mapping[str, Any] | None:
+    core = core_of(run, ports)
+    if command is None or command not in core.commands:
+        return None
+    try:
+        # The core's own breaker: that the AI is away must not be held against the RIS.
+        found = ports.breaker.call(
+            PeerName(PeerKind.CORE, core.name),
+            lambda: core.client.findings(run.study_uid, command, content.language.lower()),
+        )
+    except (CommandForbidden, UnknownStudy):
+        return None  # the message goes without them: contract §2.5
+    except NotReady:
+        if may_wait():
+            raise
+        return None
+    answer: Mapping[str, Any] = found.model_dump()
+    return answer
