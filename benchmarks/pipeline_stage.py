@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import redis
@@ -98,16 +100,25 @@ class Stage:
 
 @contextmanager
 def stage(directory: Path, settings: Mapping[str, str]) -> Iterator[Stage]:
-    """Everything, running: two PACSs (DCMTK's storescp, which keeps nothing), an AI and a RIS."""
+    """A gateway and its peers, running."""
+    with peers(directory) as (environment, pids):
+        wanted = {**environment, "WORKER_CONCURRENCY": "4", **settings}
+        with gateway(directory, wanted) as running:
+            yield Stage(running, pids)
+
+
+@contextmanager
+def peers(directory: Path) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
+    """Two PACSs (DCMTK's storescp, which keeps nothing), an AI and a RIS; settings, process ids."""
     with ExitStack() as stack:
         storescp = _sinks(directory)[STORESCP]
         ports = [stack.enter_context(sink(storescp)) for _ in range(2)]
         # `sink` knows its process; from here it is found by its port.
-        peers = {f"PACS {n}": _listener(port) for n, port in enumerate(ports, 1)}
-        api_port, peers["AI"] = stack.enter_context(
+        pids = {f"PACS {n}": _listener(port) for n, port in enumerate(ports, 1)}
+        api_port, pids["AI"] = stack.enter_context(
             _simulator(directory, "milvue", "--running-times", "0", "--token", "key")
         )
-        ris_port, peers["RIS"] = stack.enter_context(_simulator(directory, "ris"))
+        ris_port, pids["RIS"] = stack.enter_context(_simulator(directory, "ris"))
         environment = {
             "API_URL": f"http://127.0.0.1:{api_port}", "TOKEN": "key",
             "PACS_IP": "127.0.0.1", "PACS_PORT": str(ports[0]), "PACS_AET": "PACS",
@@ -115,10 +126,8 @@ def stage(directory: Path, settings: Mapping[str, str]) -> Iterator[Stage]:
             "RIS_HOST_IP": "127.0.0.1", "RIS_HOST_PORT": str(ris_port),
             "RECEIVING_APPLICATION": "RIS", "RECEIVING_FACILITY": "SITE",
             "DESTINATIONS": "storescu,storescu-2,hl7",
-            "WORKER_CONCURRENCY": "4", **settings,
         }  # fmt: skip
-        running = stack.enter_context(gateway(directory, environment))
-        yield Stage(running, peers)
+        yield environment, pids
 
 
 @contextmanager
@@ -156,6 +165,20 @@ def _role(command: str) -> str:
 def _reaps(process: psutil.Process) -> bool:
     """Whether the children that ended were not of another role: `pacsor up` starts them all."""
     return " up" not in " ".join(process.cmdline())
+
+
+def asked_of_the_ledger(directory: Path, environment: Mapping[str, str], n: int) -> dict[str, Any]:
+    """What `benchmarks.pipeline_ledger` says of `n` studies, in a directory of their own."""
+    settings = {"DATA_DIR": str(directory / "counted"), "BROKER_URL": "redis://127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pipeline_ledger", str(n)],
+        env={**os.environ, **environment, **settings},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
 
 
 def require_peers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pacsor_tasks.ledger.deliveries import Deliveries, NewResult
+from pacsor_tasks.ledger.deliveries import Answer, Deliveries, NewResult
 from pacsor_tasks.ledger.engine import migrate, open_engine
 from pacsor_tasks.ledger.gate import Bounds
 from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
@@ -16,6 +16,7 @@ from pacsor_tasks.ledger.studies import Studies, iso
 from pacsor_tasks.ledger.verbs import Verbs
 
 __all__ = [
+    "Answer",
     "Bounds",
     "Ledger",
     "NewInstance",

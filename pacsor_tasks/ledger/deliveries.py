@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, update
 
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
@@ -16,6 +16,7 @@ from pacsor_tasks.ledger.store import (
     insert_missing,
     is_news,
     losses_of,
+    upsert,
     without_idle_time,
 )
 from pacsor_tasks.models import (
@@ -38,6 +39,15 @@ class DueDelivery(NamedTuple):
     delivery_id: str
     kind: DestinationKind
     enqueued_at: float
+
+
+class Answer(NamedTuple):
+    """What a PACS said to one instance, or we did in its stead."""
+
+    result_id: int
+    status: int
+    meaning: str
+    delivered: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,32 +250,32 @@ class Deliveries(Store):
 
     # --- per instance
 
-    def record_answer(
-        self, delivery_id: str, result_id: int, answer: tuple[int, str], *, delivered: bool
-    ) -> None:
-        """Record one instance's (status, meaning); `sent` counts what is delivered."""
-        status, meaning = answer
-        values = {
-            "status": status, "meaning": meaning, "delivered": delivered, "at": self.clock(),
-        }  # fmt: skip
-        key = and_(
-            t.delivery_instance.c.delivery_id == delivery_id,
-            t.delivery_instance.c.result_id == result_id,
-        )
-        row = {"delivery_id": delivery_id, "result_id": result_id, **values}
+    def record_answers(self, delivery: Delivery, answers: Sequence[Answer]) -> bool:
+        """Record what became of instances, in one transaction; `sent` counts what is delivered.
+
+        Returns:
+            False when the delivery's lease was lost. What the PACS said is recorded all the same.
+        """
+        now = self.clock()
+        rows = [{"delivery_id": delivery.id, "at": now, **answer._asdict()} for answer in answers]
         with self.write() as c:
-            if not c.execute(insert_missing(c, t.delivery_instance).values(**row)).rowcount:
-                c.execute(update(t.delivery_instance).where(key).values(**values))
+            c.execute(upsert(c, t.delivery_instance), rows)
             sent = (
                 select(func.count())
                 .select_from(t.delivery_instance)
                 .where(
-                    t.delivery_instance.c.delivery_id == delivery_id,
+                    t.delivery_instance.c.delivery_id == delivery.id,
                     t.delivery_instance.c.delivered.is_(True),
                 )
                 .scalar_subquery()
             )
-            c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=sent))
+            query = (
+                update(t.delivery)
+                .where(t.delivery.c.id == delivery.id)
+                .values(sent=sent)
+                .returning(t.delivery.c.owner)
+            )
+            return c.execute(query).scalar() == delivery.owner
 
     def record_sent(self, delivery_id: str) -> None:
         """The one message of an HL7 delivery was acknowledged."""

@@ -114,14 +114,26 @@ class Store:
 
 def insert_missing(connection: Connection, table: Any) -> Any:
     """An INSERT that leaves existing rows as they are, in the database's own dialect."""
+    return _insert(connection, table).on_conflict_do_nothing()
+
+
+def upsert(connection: Connection, table: Any) -> Any:
+    """An INSERT that replaces the row of the same key."""
+    new = _insert(connection, table)
+    key = table.primary_key.columns
+    values = {c.name: new.excluded[c.name] for c in table.columns if c.name not in key}
+    return new.on_conflict_do_update(index_elements=list(key), set_=values)
+
+
+def _insert(connection: Connection, table: Any) -> Any:
     dialect: Literal["sqlite", "postgresql"] = connection.dialect.name  # type: ignore[assignment] # open_engine admits only these
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as pg_insert
 
-        return pg_insert(table).on_conflict_do_nothing()
+        return pg_insert(table)
     from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-    return sqlite_insert(table).on_conflict_do_nothing()
+    return sqlite_insert(table)
 
 
 def is_news(work: Run | Delivery, error: str) -> bool:

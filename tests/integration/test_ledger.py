@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from pacsor_tasks.errors import ConfigError, NotFound
-from pacsor_tasks.ledger import Ledger, migrate
+from pacsor_tasks.ledger import Answer, Ledger, migrate
 from pacsor_tasks.ledger.engine import open_engine
 from pacsor_tasks.ledger.schema import metadata
 from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
@@ -182,9 +182,9 @@ def test_what_a_pacs_has_is_not_sent_again(ledger: Ledger):
     delivery = ledger.deliveries.claim(f"{run.id}:storescu", "w", 10)
     assert delivery is not None
     first, second, _ = ledger.deliveries.unsent(delivery)
-    ledger.deliveries.record_answer(delivery.id, first.id, (0, "Success"), delivered=True)
-    ledger.deliveries.record_answer(delivery.id, second.id, (0xA700, "Full"), delivered=False)
-    ledger.deliveries.record_answer(delivery.id, second.id, (0xA700, "Full"), delivered=False)
+    ledger.deliveries.record_answers(delivery, [Answer(first.id, 0, "Success", True)])
+    ledger.deliveries.record_answers(delivery, [Answer(second.id, 0xA700, "Full", False)])
+    ledger.deliveries.record_answers(delivery, [Answer(second.id, 0xA700, "Full", False)])
     assert next(r.id for r in ledger.deliveries.unsent(delivery)) == second.id
     again = ledger.deliveries.get(delivery.id)
     assert again is not None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.ledger import Answer, Ledger
 from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
 from tests.conftest import Clock
 from tests.support.ledgers import (
@@ -182,7 +182,7 @@ def test_two_answers_for_the_same_instance_count_once(ledger: Ledger):
     result = ledger.deliveries.unsent(delivery)[0]
 
     def answered() -> None:
-        ledger.deliveries.record_answer(delivery.id, result.id, (0, "Success"), delivered=True)
+        ledger.deliveries.record_answers(delivery, [Answer(result.id, 0, "Success", True)])
 
     with meanwhile(ledger, "INSERT INTO delivery_instance", answered):
         answered()

@@ -166,13 +166,14 @@ def test_a_cancelled_delivery_stops_at_the_next_instance(
 ):
     bench = Bench(tmp_path, sqlite_ledger, pacs={"storescu": pacs_at(pacs.port)})
     run = with_results(bench, 4)
-    record = sqlite_ledger.deliveries.record_answer
+    record = sqlite_ledger.deliveries.record_answers
 
-    def recorded_and_cancelled(*args: Any, **kwargs: Any) -> None:
-        record(*args, **kwargs)
+    def recorded_and_cancelled(*args: Any) -> bool:
+        record(*args)
         sqlite_ledger.runs.cancel(run.id, "replaced by a relaunch")
+        return record(*args)
 
-    monkeypatch.setattr(sqlite_ledger.deliveries, "record_answer", recorded_and_cancelled)
+    monkeypatch.setattr(sqlite_ledger.deliveries, "record_answers", recorded_and_cancelled)
     assert deliver(bench, run, "storescu").state is DeliveryState.SKIPPED
     assert len(pacs.files()) == 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pacsor_tasks.errors import Conflict, NotFound
-from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.ledger import Answer, Ledger
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
@@ -96,7 +96,7 @@ def test_only_what_is_missing_is_sent_after_a_retry(ledger: Ledger):
     claimed = ledger.deliveries.claim(f"{run.id}:storescu", "w", 10)
     assert claimed is not None
     first, second = ledger.deliveries.unsent(claimed)
-    ledger.deliveries.record_answer(claimed.id, first.id, (0, "Success"), delivered=True)
+    ledger.deliveries.record_answers(claimed, [Answer(first.id, 0, "Success", True)])
     ledger.deliveries.finish(claimed, DeliveryState.QUARANTINED, "0xC000")
     ledger.verbs.retry_delivery(claimed.id, "ada")
     assert [r.id for r in ledger.deliveries.unsent(claimed)] == [second.id]
@@ -336,7 +336,7 @@ def test_there_and_back_again_sends_only_what_is_missing(ledger: Ledger):
     claimed = ledger.deliveries.claim(f"{run.id}:storescu", "w", 10)
     assert claimed is not None
     first, second = ledger.deliveries.unsent(claimed)
-    ledger.deliveries.record_answer(claimed.id, first.id, (0, "Success"), delivered=True)
+    ledger.deliveries.record_answers(claimed, [Answer(first.id, 0, "Success", True)])
     ledger.verbs.reroute_delivery(claimed.id, OTHER_PACS, "ada")
     ledger.verbs.reroute_delivery(
         f"{run.id}:storescu-3", ("storescu", DestinationKind.STORESCU), "bob"

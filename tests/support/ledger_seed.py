@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from pacsor_tasks.ledger import Ledger, NewInstance, NewResult, NewRevision, Target, migrate
+from pacsor_tasks.ledger import Answer, Ledger, NewInstance, NewResult, NewRevision, Target, migrate
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
@@ -141,9 +141,7 @@ class Seed:
         if delivery.kind is DestinationKind.HL7:
             self.ledger.deliveries.keep_control_id(delivery.id, "20250801120003000001")
         for result in self.ledger.deliveries.unsent(delivery)[:sent]:
-            self.ledger.deliveries.record_answer(
-                delivery.id, result.id, (0, "Success"), delivered=True
-            )
+            self.ledger.deliveries.record_answers(delivery, [Answer(result.id, 0, "Success", True)])
         return delivery
 
     def delivered(self, run_id: str, destination: str, sent: int = 3) -> None:
