@@ -20,6 +20,7 @@ import requests
 import urllib3
 
 from pacsor_tasks.errors import BadResponse, PacsorError, PeerUnavailable, RateLimited, Rejected
+from pacsor_tasks.milvue.dialect import MILVUE, Dialect
 from pacsor_tasks.milvue.outcomes import ExpiredUrl, FormattingError, UnknownStudy
 
 MESSAGE_LIMIT = 300
@@ -84,8 +85,14 @@ def retry_after_s(value: str | None, now: datetime | None = None) -> float | Non
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_S)
 
 
-def api_refusal(
-    what: str, status: int, headers: Mapping[str, str], body: bytes, secret: str = ""
+def api_refusal(  # noqa: PLR0913 - an answer, and whose it is
+    what: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    secret: str = "",
+    *,
+    dialect: Dialect = MILVUE,
 ) -> PacsorError:
     """The error for an answer of the API that is no success.
 
@@ -95,15 +102,16 @@ def api_refusal(
         headers: Of the answer.
         body: Its first bytes.
         secret: A string never to repeat.
+        dialect: Names the settings to check.
     """
     said = clean(message_of(body), secret)
     line = f"{what}: HTTP {status}" + (f": {said}" if said else "")
     if FORMATTING in said.casefold():
         return FormattingError(line)
     if 300 <= status < 400:
-        return BadResponse(f"{line}: the API redirects elsewhere; check API_URL")
+        return BadResponse(f"{line}: the API redirects elsewhere; check {dialect.url_setting}")
     if status in {401, 403}:
-        return Rejected(f"{line}: the API refused the token; check TOKEN")
+        return Rejected(f"{line}: the API refused the token; check {dialect.token_setting}")
     if status == 404:
         # FastAPI answers exactly this where there is no such route: some other service is there.
         return UnknownStudy(line, is_from_api=bool(said) and said != "Not Found")

@@ -18,13 +18,13 @@ import requests
 from pacsor_tasks import __version__
 from pacsor_tasks.errors import BadResponse, ConfigError, PacsorError
 from pacsor_tasks.milvue.adapter import PatientAdapter
+from pacsor_tasks.milvue.dialect import MILVUE, Dialect
 from pacsor_tasks.milvue.media import MediaType
 from pacsor_tasks.milvue.refusals import api_refusal, storage_refusal, translated
 
 # urllib3 logs request lines with their query: a signed URL in a log is a key to the images.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
-OWNER_HEADER = "x-goog-meta-owner"
 BLOCK_BYTES = 256 * 1024
 ERROR_BODY_BYTES = 64 * 1024
 JSON_BODY_BYTES = 32 * 1024 * 1024
@@ -95,27 +95,39 @@ class Transport:
         timeouts_s: (connect, read): how long to wait for a connection, and for each block
             of an answer. The read time-out also bounds each block of a body being sent.
         parallel: How many connections to keep to each host.
+        dialect: Of the API.
 
     Raises:
         ConfigError: The URL or the token cannot be used.
     """
 
     def __init__(
-        self, base_url: str, token: str, *, timeouts_s: tuple[float, float], parallel: int
+        self,
+        base_url: str,
+        token: str,
+        *,
+        timeouts_s: tuple[float, float],
+        parallel: int,
+        dialect: Dialect = MILVUE,
     ) -> None:
-        split = _checked(base_url)
+        split = _checked(base_url, dialect)
         if not token or not token.isascii() or not token.isprintable() or token != token.strip():
-            raise ConfigError("TOKEN: must be printable ASCII without blanks around it")
+            setting = dialect.token_setting
+            raise ConfigError(f"{setting}: must be printable ASCII without blanks around it")
         self.host = split.netloc.rpartition("@")[2]
         self.is_secure = split.scheme == "https"
         self._base = base_url.rstrip("/")
         self._token = token
         self._timeouts_s = timeouts_s
+        self._dialect = dialect
         self._session = requests.Session()
         # A `.netrc` entry for the host would add an Authorization header, which storages refuse.
         self._session.auth = _no_auth
         self._session.headers.update(
-            {OWNER_HEADER: token, "User-Agent": f"pacsor-tasks/{__version__}"}
+            {
+                dialect.header: f"{dialect.scheme} {token}".strip(),
+                "User-Agent": f"pacsor-tasks/{__version__}",
+            }
         )
         adapter = PatientAdapter(timeouts_s[1], pool_connections=8, pool_maxsize=parallel)
         self._session.mount("http://", adapter)
@@ -140,7 +152,7 @@ class Transport:
 
         Args:
             method: HTTP method.
-            route: Segments below /v3.
+            route: Segments below the API's root.
             what: The call in words, for errors.
             params: Query.
             headers: On top of the token's.
@@ -149,7 +161,7 @@ class Transport:
         Raises:
             PacsorError: By the policy of `refusals`; also for failures while the answer is read.
         """
-        path = "/".join(quote(segment, safe="") for segment in ("v3", *route))
+        path = "/".join(quote(segment, safe="") for segment in (*self._dialect.root, *route))
         sent = {"Accept": "application/json", **(headers or {})}
         with (
             translated(what),
@@ -219,10 +231,11 @@ class Transport:
 
     def _refused(self, response: requests.Response, what: str) -> PacsorError:
         body = _beginning(response)
-        return api_refusal(what, response.status_code, response.headers, body, self._token)
+        status, headers = response.status_code, response.headers
+        return api_refusal(what, status, headers, body, self._token, dialect=self._dialect)
 
 
-def _checked(base_url: str) -> Any:
+def _checked(base_url: str, dialect: Dialect) -> Any:
     try:
         split = urlsplit(base_url)
         usable = split.scheme in {"http", "https"} and bool(split.hostname)
@@ -230,7 +243,9 @@ def _checked(base_url: str) -> Any:
     except ValueError:
         usable = False
     if not usable or split.query or split.fragment:
-        raise ConfigError("API_URL: must be like https://predict.milvue.com, without a query")
+        raise ConfigError(
+            f"{dialect.url_setting}: must be like https://predict.milvue.com, without a query"
+        )
     return split
 
 

@@ -1,0 +1,1 @@
+"""The TechCare Report API: our own client contract (docs/techcare-report.md) over HTTP."""
