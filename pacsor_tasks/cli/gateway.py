@@ -113,7 +113,8 @@ def processes(settings: Settings, redis: EmbeddedRedis | None) -> list[ProcessSp
             name="receiver",
             command=_python("receiver"),
             is_ready=lambda: _is_healthy(
-                healthcheck.dicom, f"{reachable(settings.RECEIVER_HOST)}:{settings.PORT}"
+                healthcheck.dicom_tls if settings.RECEIVER_TLS_CERT else healthcheck.dicom,
+                f"{reachable(settings.RECEIVER_HOST)}:{settings.PORT}",
             ),
         ),
         celery.spec("worker", "worker", "-Q", WORKER_QUEUES, *WORKER_FLAGS, env=stop_soon),

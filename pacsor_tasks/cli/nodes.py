@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import ssl
 
+from pacsor_tasks.cli.gateway import reachable
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
@@ -34,6 +36,42 @@ def parse_node(text: str, calling_aet: str = DEFAULT_CALLING_AET) -> Pacs:
         connect_timeout_s=CONNECT_TIMEOUT_S,
         timeout_s=TIMEOUT_S,
     )
+
+
+def own_receiver(settings: Settings, calling_aet: str) -> Pacs:
+    """The receiver of this gateway, as its own sender reaches it.
+
+    Raises:
+        ConfigError: RECEIVER_TLS_CERT or RECEIVER_TLS_KEY cannot be used.
+    """
+    return Pacs(
+        name="receiver",
+        host=reachable(settings.RECEIVER_HOST),
+        port=settings.PORT,
+        called_aet=settings.RECEIVER_AET,
+        calling_aet=calling_aet,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        timeout_s=TIMEOUT_S,
+        tls=_tls_towards_us(settings),
+    )
+
+
+def _tls_towards_us(settings: Settings) -> ssl.SSLContext | None:
+    """Trusts the receiver's own certificate and no other; shows the same to it."""
+    if settings.RECEIVER_TLS_CERT is None or settings.RECEIVER_TLS_KEY is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # loopback is in no certificate
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(settings.RECEIVER_TLS_CERT)
+        if settings.RECEIVER_TLS_CA is not None:
+            context.load_cert_chain(
+                settings.RECEIVER_TLS_CERT, settings.RECEIVER_TLS_KEY, password=lambda: b""
+            )
+    except OSError as exc:
+        raise ConfigError(f"RECEIVER_TLS_CERT, RECEIVER_TLS_KEY: {exc.strerror or exc}") from exc
+    return context
 
 
 def configured(settings: Settings) -> dict[str, Pacs]:

@@ -7,22 +7,25 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
 
 from pacsor_tasks.cli.gateway import PROBE_TIMEOUT_S, bind_problem, is_running, reachable
-from pacsor_tasks.cli.nodes import configured, describe
+from pacsor_tasks.cli.nodes import configured, describe, own_receiver
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.disk import usage_of
 from pacsor_tasks.embedded_redis import OLDEST, find_binary
-from pacsor_tasks.errors import ConfigError, PacsorError, PeerUnavailable
+from pacsor_tasks.errors import ConfigError, PacsorError, PeerUnavailable, Rejected
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import CoreSettings, RisSettings
+from pacsor_tasks.words import counted
 
-#: Less than a few large studies: told as a problem, since the receiver is about to refuse.
-MIN_FREE_BYTES = 2_000_000_000
+#: A certificate takes a site a while to renew.
+MIN_CERTIFICATE_DAYS = 14
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -49,7 +52,11 @@ class Finding:
 def all_probes(settings: Settings) -> Iterator[Probe]:
     """Everything this gateway depends on, in the order in which to put it right."""
     yield Probe("filter.cfg", lambda: filter_file(settings))
-    yield Probe("DATA_DIR", lambda: _data_dir(settings.DATA_DIR.absolute()))
+    if settings.RECEIVER_ALLOW is not None:
+        yield Probe("RECEIVER_ALLOW", lambda: allow_file(settings))
+    if settings.RECEIVER_TLS_CERT is not None:
+        yield Probe("RECEIVER_TLS", lambda: certificate(settings))
+    yield Probe("DATA_DIR", lambda: _data_dir(settings.DATA_DIR.absolute(), settings))
     yield Probe("broker", lambda: _broker(settings), "is Redis running, and BROKER_URL right?")
     yield Probe("ledger", lambda: _ledger(settings), "see LEDGER_URL")
     for core in settings.cores.values():
@@ -84,7 +91,40 @@ def filter_file(settings: Settings) -> str:
     return f"profile {settings.CONFIG_PROFILE} accepts {len(contexts)} SOP classes"
 
 
-def _data_dir(data_dir: Path) -> str:
+def allow_file(settings: Settings) -> str:
+    """Who may send.
+
+    Raises:
+        ConfigError: RECEIVER_ALLOW cannot be used; names the line.
+    """
+    from receiver import allow_list
+
+    assert settings.RECEIVER_ALLOW is not None  # noqa: S101 - for mypy: asked before
+    rules = allow_list.load(settings.RECEIVER_ALLOW)
+    return f"{settings.RECEIVER_ALLOW}: {counted(len(rules), 'rule')}"
+
+
+def certificate(settings: Settings) -> str:
+    """What the receiver shows to senders.
+
+    Raises:
+        ConfigError: A file of RECEIVER_TLS_… cannot be used, or the certificate has expired.
+    """
+    from receiver import access, tls
+
+    access.tls_context(settings)
+    assert settings.RECEIVER_TLS_CERT is not None  # noqa: S101 - for mypy: asked before
+    until = tls.valid_until(settings.RECEIVER_TLS_CERT)
+    n_days = (until - datetime.now(UTC)).days
+    if n_days < MIN_CERTIFICATE_DAYS:
+        raise ConfigError(
+            f"{settings.RECEIVER_TLS_CERT} is valid until {until:%Y-%m-%d %H:%M} UTC only"
+        )
+    asked = ", client certificates required" if settings.RECEIVER_TLS_CA else ""
+    return f"certificate valid for {counted(n_days, 'day')}{asked}"
+
+
+def _data_dir(data_dir: Path, settings: Settings) -> str:
     existing = next(p for p in (data_dir, *data_dir.parents) if p.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -92,8 +132,11 @@ def _data_dir(data_dir: Path) -> str:
         free = shutil.disk_usage(existing).free
     except OSError as exc:
         raise ConfigError(f"cannot write in {existing}: {exc.strerror}") from exc
-    if free < MIN_FREE_BYTES:
-        raise ConfigError(f"only {free / 1e9:.1f} GB free in {existing}")
+    if settings.disk_watermarks.low.is_passed(usage_of(existing)):
+        raise ConfigError(
+            f"only {free / 1e9:.1f} GB free in {existing}: the receiver stops at"
+            f" DISK_HIGH_WATERMARK={settings.DISK_HIGH_WATERMARK}"
+        )
     note = "" if existing == data_dir else " (will be made)"
     return f"{data_dir}{note}, {free / 1e9:.0f} GB free"
 
@@ -206,17 +249,16 @@ def _receiver_port(settings: Settings) -> str:
     problem = bind_problem(settings.RECEIVER_HOST, settings.PORT)
     if problem is None:
         return f"{address} is free for the receiver"
-    ours = Pacs(
-        name="receiver",
-        host=reachable(settings.RECEIVER_HOST),
-        port=settings.PORT,
-        called_aet=settings.RECEIVER_AET,
-        calling_aet=settings.MILVUE_AET,
+    ours = replace(
+        own_receiver(settings, settings.MILVUE_AET),
         connect_timeout_s=PROBE_TIMEOUT_S,
         timeout_s=PROBE_TIMEOUT_S,
     )
     try:
         scu.echo(ours)
+    except Rejected:
+        # An allow list need not name us.
+        return f"{address}: the receiver answers, and does not let {settings.MILVUE_AET} in"
     except PacsorError as exc:
         raise ConfigError(f"cannot listen on {address}: {problem}, and not by a receiver") from exc
     return f"{address}: the receiver answers C-ECHO"

@@ -12,14 +12,7 @@ import click
 
 from pacsor_tasks.cli.common import load_settings, quiet_logs
 from pacsor_tasks.cli.dicom_files import Source, Tally, batches
-from pacsor_tasks.cli.gateway import reachable
-from pacsor_tasks.cli.nodes import (
-    CONNECT_TIMEOUT_S,
-    DEFAULT_CALLING_AET,
-    TIMEOUT_S,
-    describe,
-    parse_node,
-)
+from pacsor_tasks.cli.nodes import DEFAULT_CALLING_AET, describe, own_receiver, parse_node
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs, StoreItem
 from pacsor_tasks.dicom.statuses import Verdict, classify
@@ -58,7 +51,7 @@ def send(paths: tuple[Path, ...], node: str | None, calling_aet: str) -> None:
     What is not DICOM is left out and counted. Exit status 1 when something was not stored.
     """
     quiet_logs()
-    target = parse_node(node, calling_aet) if node else _own_receiver(calling_aet)
+    target = parse_node(node, calling_aet) if node else own_receiver(load_settings(), calling_aet)
     tally, started = Tally(), time.monotonic()
     outcome = send_all(paths, target, tally)
     _report(outcome, tally, describe(target), time.monotonic() - started)
@@ -120,19 +113,6 @@ class _Progress:
     def end(self) -> None:
         if self._is_terminal:
             click.echo("\r\033[K", err=True, nl=False)
-
-
-def _own_receiver(calling_aet: str) -> Pacs:
-    settings = load_settings()
-    return Pacs(
-        name="receiver",
-        host=reachable(settings.RECEIVER_HOST),
-        port=settings.PORT,
-        called_aet=settings.RECEIVER_AET,
-        calling_aet=calling_aet,
-        connect_timeout_s=CONNECT_TIMEOUT_S,
-        timeout_s=TIMEOUT_S,
-    )
 
 
 def _report(outcome: Outcome, tally: Tally, target: str, seconds: float) -> None:

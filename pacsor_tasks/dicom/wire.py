@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import select
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ class Pacs:
     connect_timeout_s: float
     #: seconds without progress while an instance is sent, and again to its answer
     timeout_s: float
+    #: None: plain DICOM
+    tls: ssl.SSLContext | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
@@ -145,6 +148,29 @@ class Wire:
         return PeerUnavailable(f"{self._pacs} {what}")
 
 
+class TlsWire(Wire):
+    """The same over TLS, where nothing can be polled for: its session reads and writes ahead."""
+
+    def send(self, parts: Sequence[Buffer], timeout_s: float) -> None:
+        """As `Wire.send`; the buffers are copied together, since each write makes a TLS record."""
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.sendall(b"".join(parts))
+        except OSError as exc:
+            raise self._translated(exc, "did not take data", timeout_s) from exc
+
+    def _fill(self, size: int, deadline: float) -> None:
+        while len(self._pending) < size:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left_s)
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise ConnectionError("closed the connection")
+            self._pending += data
+
+
 def _wait(poll: select.poll, timeout_s: float) -> None:
     if timeout_s <= 0 or not poll.poll(math.ceil(timeout_s * 1000)):
         raise TimeoutError
@@ -157,7 +183,7 @@ def connect(pacs: Pacs) -> Iterator[Wire]:
     A name with several addresses gets the connect timeout for each of them.
 
     Raises:
-        PeerUnavailable: No such host, refused, or no answer in time.
+        PeerUnavailable: No such host, refused, no answer in time, or no TLS session.
     """
     try:
         connection = socket.create_connection((pacs.host, pacs.port), pacs.connect_timeout_s)
@@ -167,10 +193,24 @@ def connect(pacs: Pacs) -> Iterator[Wire]:
         ) from exc
     except OSError as exc:
         raise PeerUnavailable(f"{pacs}: no TCP connection: {exc.strerror or exc}") from exc
-    with connection:
-        # With Nagle's algorithm every instance would wait for the peer's delayed ACK (40 ms).
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield Wire(pacs, connection)
+    # With Nagle's algorithm every instance would wait for the peer's delayed ACK (40 ms).
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if pacs.tls is None:
+        with connection:
+            yield Wire(pacs, connection)
+        return
+    with connection, _secured(pacs, pacs.tls, connection) as secured:
+        yield TlsWire(pacs, secured)
+
+
+def _secured(pacs: Pacs, context: ssl.SSLContext, connection: socket.socket) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(connection, server_hostname=pacs.host)
+    except TimeoutError as exc:
+        raise PeerUnavailable(f"{pacs}: no TLS within {pacs.connect_timeout_s:g} s") from exc
+    except OSError as exc:
+        reason = exc.reason if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise PeerUnavailable(f"{pacs}: no TLS: {reason or exc}") from exc
 
 
 def _why(pdu: bytearray) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
 from pacsor_tasks import healthcheck
-from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.cli import nodes, probes
+from pacsor_tasks.cli.dicom_files import Tally
+from pacsor_tasks.cli.send import send_all
+from pacsor_tasks.dicom import scu
+from pacsor_tasks.errors import ConfigError, PeerUnavailable
 from pacsor_tasks.refusals import read
+from pacsor_tasks.settings import load
 from receiver.tls import PROFILES, TlsFiles, server_context, valid_until
 from tests.support.certificates import Authority, Certified
 from tests.support.dcmtk import ENVIRONMENT, storescu
@@ -25,7 +31,7 @@ from tests.support.instances import encode, make_dataset, write_study
 from tests.support.net import wait_until
 from tests.support.peers import require_program
 from tests.support.raw_dicom import RELEASE_RP, RawPeer, associate_rq, dial
-from tests.support.receivers import Receiver, receiver
+from tests.support.receivers import Receiver, receiver, settings_for
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +195,46 @@ def test_the_health_check_speaks_tls(open_tls: Receiver, mutual: Receiver) -> No
         address = f"127.0.0.1:{running.port}"
         assert healthcheck.main(["dicom-tls", address]) == 0
         assert healthcheck.main(["tcp", address]) == 0
-    assert not [x for x in mutual.log("association.refused") if "certificate" not in x["detail"]]
+    assert "peer did not return a certificate" not in refused_details(mutual)
+
+
+def test_our_own_sender_and_checks_speak_tls_to_our_own_receiver(
+    mutual: Receiver, server: Certified, authority: Authority, tmp_path: Path
+) -> None:
+    found = load(
+        settings_for(
+            tmp_path,
+            PORT=mutual.port,
+            **settings(server, RECEIVER_TLS_CA=authority.certificate),
+        ),
+        None,
+    )
+    ours = nodes.own_receiver(found, "PACSOR")
+    scu.echo(ours)
+    study_uid, sent = write_study(tmp_path / "sent", 2, n_pixel_bytes=3_000_000)
+    outcome = send_all(sent, ours, Tally())
+    assert (outcome.sent, outcome.refused, outcome.stopped) == (2, [], None)
+    mutual.wait_for_revisions(study_uid, 1)
+    findings = {p.name: probes.try_probe(p) for p in probes.all_probes(found)
+                if p.name in {"PORT", "RECEIVER_TLS"}}  # fmt: skip
+    assert "answers C-ECHO" in findings["PORT"].text
+    # The test's certificate is one of two days.
+    assert "is valid until" in findings["RECEIVER_TLS"].text
+    plain = replace(ours, tls=None)
+    with pytest.raises(PeerUnavailable):
+        scu.echo(plain)
+    with pytest.raises(PeerUnavailable, match="no TLS"):
+        scu.echo(replace(ours, tls=ssl.create_default_context()))
+
+
+def test_the_health_check_of_the_container_follows_the_setting(
+    open_tls: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{open_tls.port}"
+    monkeypatch.delenv("RECEIVER_TLS_CERT", raising=False)
+    assert healthcheck.main(["receiver", address]) == 1
+    monkeypatch.setenv("RECEIVER_TLS_CERT", "receiver.pem")
+    assert healthcheck.main(["receiver", address]) == 0
 
 
 def secured(port: int, authority: Authority) -> ssl.SSLSocket:
