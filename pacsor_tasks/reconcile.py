@@ -152,7 +152,9 @@ def _deliveries(ports: Ports, swept: Swept) -> None:
 
 
 def _due(destination: str, limit: int, stale_s: float, ports: Ports) -> list[DueDelivery]:
-    return ports.ledger.deliveries.due(stale_s=stale_s, limit=limit, destination=destination)
+    return ports.ledger.deliveries.due(
+        stale_s=stale_s, limit=limit, destination=destination, in_line=destination in ports.ris
+    )
 
 
 def _publish(due: list[DueDelivery], ports: Ports) -> int:

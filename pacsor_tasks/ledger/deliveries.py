@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, update
 
-from pacsor_tasks.ledger import gate
+from pacsor_tasks.ledger import gate, line
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.runs import OPEN_DELIVERY, WAITING_FOR, WATCH_S
 from pacsor_tasks.ledger.store import (
-    Store,
     insert_missing,
     is_news,
     losses_of,
@@ -61,7 +60,7 @@ class NewResult:
     size_bytes: int
 
 
-class Deliveries(Store):
+class Deliveries(line.Messages):
     """Everything the pipeline asks and writes about results and deliveries."""
 
     def of_run(self, run_id: str) -> list[Delivery]:
@@ -127,11 +126,14 @@ class Deliveries(Store):
         """Take the lease of a delivery that is due.
 
         Returns:
-            None when it is not due, held by another, over, or its destination takes nothing now.
+            None when it is not due, held by another, over, its destination takes nothing now, or
+            an older message goes first.
         """
         now = self.clock()
         with self.write() as c:
             if not gate.admit(c, PeerKind.DESTINATION, delivery_id, now, bounds):
+                return None
+            if not line.is_first(c, delivery_id, now):
                 return None
             row = (
                 c.execute(
@@ -197,7 +199,12 @@ class Deliveries(Store):
         return self._commit(delivery, values, (f"delivery.{state}", message))
 
     def due(
-        self, *, stale_s: float, limit: int, destination: str | None = None
+        self,
+        *,
+        stale_s: float,
+        limit: int,
+        destination: str | None = None,
+        in_line: bool = False,
     ) -> list[DueDelivery]:
         """Unfinished deliveries past their due time whose message is not under way.
 
@@ -205,6 +212,7 @@ class Deliveries(Store):
             stale_s: A message published longer ago counts as lost; `inf`: none does.
             limit: At most so many, the longest due first.
             destination: Only those of this one.
+            in_line: The oldest run's first, as a RIS gets them.
         """
         now = self.clock()
         query = (
@@ -214,9 +222,12 @@ class Deliveries(Store):
                 t.delivery.c.lease_until < now,
                 or_(t.delivery.c.enqueued_at == 0, t.delivery.c.enqueued_at < now - stale_s),
             )
-            .order_by(t.delivery.c.due_at)
             .limit(limit)
         )
+        if in_line:
+            query = query.join(t.run, t.run.c.id == t.delivery.c.run_id).order_by(*line.PLACE)
+        else:
+            query = query.order_by(t.delivery.c.due_at)
         if destination is not None:
             query = query.where(t.delivery.c.destination == destination)
         with self.read() as c:
@@ -236,17 +247,6 @@ class Deliveries(Store):
                 .values(enqueued_at=self.clock())
             )
         return done.rowcount == 1
-
-    def keep_control_id(self, delivery_id: str, control_id: str) -> str:
-        """Store MSH-10 unless one is stored already; the one that counts from now on."""
-        with self.write() as c:
-            c.execute(
-                update(t.delivery)
-                .where(t.delivery.c.id == delivery_id, t.delivery.c.control_id.is_(None))
-                .values(control_id=control_id)
-            )
-            query = select(t.delivery.c.control_id).where(t.delivery.c.id == delivery_id)
-            return str(c.execute(query).scalar_one())
 
     # --- per instance
 
@@ -276,11 +276,6 @@ class Deliveries(Store):
                 .returning(t.delivery.c.owner)
             )
             return c.execute(query).scalar() == delivery.owner
-
-    def record_sent(self, delivery_id: str) -> None:
-        """The one message of an HL7 delivery was acknowledged."""
-        with self.write() as c:
-            c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=1))
 
     def unsent(self, delivery: Delivery) -> list[Result]:
         """The run's results that this destination does not have yet, in their order."""
