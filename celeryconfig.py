@@ -35,16 +35,17 @@ broker_transport_options = {
     "visibility_timeout": 1800,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,  # the default looks for unacknowledged messages each 100 s
-    # Without these a silently dropped connection hangs a worker for ever.
-    "socket_timeout": 15,
+    # Without these a silently dropped connection hangs a worker for ever. Short, since the waits of
+    # a chain add up: each process finds out by itself, when it next consumes or publishes.
+    "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "health_check_interval": 4,
 }
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 broker_pool_acquire_timeout = 30
-redis_socket_timeout = 15
+redis_socket_timeout = 5
 redis_socket_connect_timeout = 5
 redis_socket_keepalive = True
 redis_retry_on_timeout = True

@@ -50,9 +50,22 @@ def judge(facts: Facts, studies: list[Study]) -> Verdict:
     verdict.violations += stuck(facts)
     for core in CORES:
         verdict.repeats[core.api] = sum(n - 1 for n in facts.uploads[core.name].values())
-    for name, held in facts.held.items():
-        verdict.repeats[name] = sum(n - 1 for n in held.times.values() if n > 1)
+        for name in core.pacs:
+            verdict.repeats[name] = _repeats(name, core, known)
     return verdict
+
+
+def _repeats(pacs: str, core: CoreFacts, known: _Known) -> int:
+    """How often an instance came to a PACS more than once for a run.
+
+    A later revision of a study brings the study's results again: that is no repetition.
+    """
+    held = known.facts.held[pacs]
+    return sum(
+        max(0, n - max(1, len(known.runs[held.of[uid][0], core.name])))
+        for uid, n in held.times.items()
+        if uid in held.of
+    )
 
 
 def stuck(facts: Facts) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from pacsor_tasks.ledger import schema as t
 from tests.chaos import checks, facts, faults
@@ -144,23 +145,17 @@ class _Watch:
         self.report = report
         self._site = running
         self._next = time.monotonic() + SAMPLE_S
-        self._engine = create_engine(running.ledger_url)
+        self._engine = create_engine(running.ledger_url, poolclass=NullPool)
 
     def look(self) -> None:
         """Every run and delivery that is not over and not being worked at has a next action."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + SAMPLE_S
-        if self._site.ledger_url.startswith("postgresql"):
-            with self._engine.connect() as c:  # locked for readers, too, while a fault says so
-                locks = c.exec_driver_sql(
-                    "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
-                    " AND relation = 'run'::regclass"
-                ).scalar_one()
-            if locks:
-                return
         known = facts.Facts()
         try:
+            if self._is_locked():
+                return
             facts.read_ledger(self._site, known)
         except SQLAlchemyError:
             return
@@ -168,6 +163,17 @@ class _Watch:
         for violation in new:
             say(f"           VIOLATION {violation}")
         self.report.violations += new
+
+    def _is_locked(self) -> bool:
+        """Whether a fault has PostgreSQL's tables locked: for readers, too."""
+        if not self._site.ledger_url.startswith("postgresql"):
+            return False
+        with self._engine.connect() as c:
+            locks = c.exec_driver_sql(
+                "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+                " AND relation = 'run'::regclass"
+            ).scalar_one()
+        return bool(locks)
 
 
 def _fill_in(

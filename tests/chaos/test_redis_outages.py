@@ -177,7 +177,7 @@ def test_a_connection_that_swallows_packets_is_noticed(running: Site, senders: S
     n_connections = running.proxy.swallow()
     assert n_connections > 5
     study = senders.send_one(n=1)
-    needed_s = took(lambda: is_done(running, study), 90)
+    needed_s = took(lambda: is_done(running, study), 75)
     with senders:
         resumed = [took(works_again(running, name), 60) for name in running.workers]
     say(
