@@ -179,7 +179,12 @@ class Hl7Config:
                 for name, peer in peers.items()
             },
             contents={
-                name: content_of(own, self._template(own), is_enabled=enabled)
+                name: content_of(
+                    own,
+                    self._template(own),
+                    is_enabled=enabled,
+                    report_patience_s=settings.TCR_REPORT_PATIENCE,
+                )
                 for name, own in values.items()
             },
             values=values,
@@ -202,7 +207,13 @@ class Hl7Config:
         return self._templates[key]
 
 
-def content_of(values: Hl7Values, template: Template, *, is_enabled: bool = True) -> Hl7Content:
+def content_of(
+    values: Hl7Values,
+    template: Template,
+    *,
+    is_enabled: bool = True,
+    report_patience_s: float = 0.0,
+) -> Hl7Content:
     """What goes into the messages of one destination."""
     return Hl7Content(
         options=MessageOptions(
@@ -231,6 +242,8 @@ def content_of(values: Hl7Values, template: Template, *, is_enabled: bool = True
         if values.INCLUDE_MEASURES_FINDINGS
         else None,
         results_timeout_s=values.HTTP_TIMEOUT,
+        include_report=values.INCLUDE_TECHCARE_REPORT,
+        report_patience_s=report_patience_s,
         is_enabled=is_enabled,
         holds_incomplete=values.HL7_INCOMPLETE_IDENTITY == "hold",
         after_images=values.HL7_AFTER_IMAGES,

@@ -5,23 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pacsor_tasks.breaker import Breaker, NoBreaker
+from pacsor_tasks.core_api import CoreClient, GivesFindings
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.hl7.kept import Connections
 from pacsor_tasks.hl7.kept import Ris as Ris
 from pacsor_tasks.hl7.message import MessageOptions
+from pacsor_tasks.hl7.report import Report
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter
-from pacsor_tasks.milvue.client import MilvueClient
-from pacsor_tasks.models import DestinationKind, PeerName
+from pacsor_tasks.models import DestinationKind, PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+#: The breaker of an API that is asked for reports only.
+TECHCARE = PeerName(PeerKind.CORE, "techcare")
+
+
+class ReportSource(Protocol):
+    """Where reports come from."""
+
+    def report(self, study_uid: str) -> Report | None:
+        """The report of a study; None when there is none to come.
+
+        Raises:
+            NotReady: It is being written.
+            UnknownStudy: Not known, yet or ever.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +53,13 @@ class Core:
     name: str
     #: for people
     address: str = ""
-    client: MilvueClient
+    client: CoreClient
+    #: None: it has no findings for the HL7 message
+    findings: GivesFindings | None = None
+    #: None: no report of its studies can be had
+    reports: ReportSource | None = None
+    #: a report is all there is of its studies: every message carries it
+    is_reporting: bool = False
     commands: Sequence[str]
     filters: Sequence[FilterRule]
     no_duplicate_upload: bool
@@ -63,6 +91,10 @@ class Hl7Content:
     measures_command: str | None
     #: how long JSON results may stay `running`, seconds
     results_timeout_s: float
+    #: the message carries the TechCare report
+    include_report: bool = False
+    #: how long a report that nobody knows is waited for, seconds
+    report_patience_s: float = 0.0
     #: False: no message is sent
     is_enabled: bool = True
     #: a study without PatientID or AccessionNumber is not sent

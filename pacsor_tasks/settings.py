@@ -21,6 +21,7 @@ from pacsor_tasks.errors import ConfigError, NotFound
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_hl7 import Hl7Settings, loadable
 from pacsor_tasks.settings_receiver import ReceptionSettings
+from pacsor_tasks.settings_techcare import TechCareSettings
 from pacsor_tasks.settings_types import (
     AeTitle,
     CommaList,
@@ -41,7 +42,7 @@ from pacsor_tasks.settings_types import (
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
 
-class Settings(Hl7Settings, ReceptionSettings):
+class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     """The whole configuration of a gateway, frozen."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
@@ -169,6 +170,7 @@ class Settings(Hl7Settings, ReceptionSettings):
     @model_validator(mode="after")
     def _whole(self) -> Settings:
         _ = self.cores, self.storescu, self.ris
+        peers.require_reports(self)
         if self.ADMIN_TOKEN is None and not is_loopback(self.ADMIN_HOST):
             raise ValueError(
                 f"ADMIN_TOKEN: required to listen beyond loopback (ADMIN_HOST={self.ADMIN_HOST})"
@@ -260,6 +262,10 @@ def load_with_warnings(
         raise ConfigError("\n".join([*errors, str(exc)])) from exc
     given |= {name: value for name, value in loaded.items() if name in known}
     given["NUMBERED"] = numbered | {n: str(v) for n, v in loaded.items() if n not in known}
+    if str(given.get("CORE_TYPE", "")).lower() == "tcr":
+        for name, instead in {"API_URL": "TCR_API_URL", "TOKEN": "PROVIDER_TOKEN"}.items():
+            if instead in given:
+                given.setdefault(name, given[instead])
     try:
         settings = Settings(**given)
     except ValidationError as exc:

@@ -93,7 +93,7 @@ class Hl7Settings(BaseModel):
         description="Seconds that JSON results may stay `running`; then the message goes without",
     )
     INCLUDE_TECHCARE_REPORT: bool = Field(
-        False, description="Fetch the TechCare report (not in this release: refused when true)"
+        False, description="Fetch the TechCare report from TCR_API_URL and send it along"
     )
     TECHCARE_REPORT_FORMAT: Annotated[Literal["B64", "PLAIN", "HTML", "HTML_SPLIT"], Upper] = Field(
         "B64", description="Form of the report's OBX"
@@ -111,10 +111,6 @@ class Hl7Settings(BaseModel):
 
     @model_validator(mode="after")
     def _whole_hl7(self) -> Hl7Settings:
-        if self.INCLUDE_TECHCARE_REPORT:
-            raise ValueError(
-                "INCLUDE_TECHCARE_REPORT: TechCare reports are not in this release; set it to false"
-            )
         if (self.RIS_TLS_CERT is None) != (self.RIS_TLS_KEY is None):
             missing = "KEY" if self.RIS_TLS_KEY is None else "CERT"
             raise ValueError(f"RIS_TLS_{missing}: certificate and key belong together")

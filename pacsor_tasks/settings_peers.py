@@ -5,7 +5,7 @@ Source: architecture §7, contract §2.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -35,13 +35,50 @@ _OF_A_CORE = {
     "filters": "DICOM_FILTERS",
     "no_duplicate_upload": "NO_DUPLICATE_UPLOAD",
 }
+_OF_TCR = {**_OF_A_CORE, "api_url": "TCR_API_URL", "token": "PROVIDER_TOKEN"}
+#: What a core of type `tcr` is asked for.
+REPORT = "report"
 
 
 def used_destinations(settings: Settings) -> tuple[str, ...]:
-    """The destinations that some core delivers to, in the order named."""
-    return tuple(
-        dict.fromkeys(name for core in settings.cores.values() for name in core.destinations)
-    )
+    """The destinations that something is delivered to, in the order named."""
+    of_cores = [name for core in settings.cores.values() for name in core.destinations]
+    return tuple(dict.fromkeys([*of_cores, *webps_destinations(settings)]))
+
+
+def webps_destinations(settings: Settings) -> tuple[str, ...]:
+    """The HL7 destinations that get the reports of other providers; none without WEBPS_ENABLE.
+
+    Raises:
+        ValueError: One of WEBPS_DESTINATIONS speaks no HL7.
+    """
+    if not settings.WEBPS_ENABLE or not settings.ENABLE_HL7:
+        return ()
+    for name in settings.WEBPS_DESTINATIONS:
+        if kind_of(name) is not DestinationKind.HL7:
+            raise ValueError(f"WEBPS_DESTINATIONS: {name!r} is not hl7, hl7-2, …")
+    of_cores = (name for core in settings.cores.values() for name in core.destinations)
+    in_use = dict.fromkeys(n for n in of_cores if kind_of(n) is DestinationKind.HL7)
+    return settings.WEBPS_DESTINATIONS or tuple(in_use) or ("hl7",)
+
+
+def require_reports(settings: Settings) -> None:
+    """Check what reports need; ValueError naming the setting that is missing."""
+    included = [
+        name
+        for name in (n for n in used_destinations(settings) if kind_of(n) is DestinationKind.HL7)
+        if hl7_values(settings, name).INCLUDE_TECHCARE_REPORT
+    ]
+    if settings.TCR_API_URL is None and included:
+        raise ValueError("TCR_API_URL: required by INCLUDE_TECHCARE_REPORT")
+    if not settings.WEBPS_ENABLE:
+        return
+    if settings.TCR_API_URL is None:
+        raise ValueError("TCR_API_URL: required by WEBPS_ENABLE")
+    if not settings.WEBPS_PROVIDERS:
+        raise ValueError("WEBPS_PROVIDERS: required by WEBPS_ENABLE; name at least one provider")
+    if not settings.ENABLE_HL7:
+        raise ValueError("WEBPS_ENABLE: reports go to HL7 destinations only, and ENABLE_HL7=false")
 
 
 def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
@@ -58,23 +95,49 @@ def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
             raise ValueError(f"{setting}{suffix}: required by {name} of ADDITIONAL_CORES")
         return getattr(settings, setting)
 
+    kind = str(own("CORE_TYPE")).lower()
     try:
         found = CoreSettings(
             name=name,
-            api_url=own("API_URL", inherited=False) if suffix else settings.API_URL,
-            token=own("TOKEN", inherited=False) if suffix else settings.TOKEN,
+            type=kind,
             signed_url=own("SIGNED_URL"),
-            inference_commands=own("INFERENCE_COMMANDS"),
             filters=own("DICOM_FILTERS"),
             no_duplicate_upload=own("NO_DUPLICATE_UPLOAD"),
-            destinations=_destinations(settings, suffix),
+            **(_tcr(settings, suffix, own) if kind == "tcr" else _milvue(settings, suffix, own)),
         )
     except ValidationError as exc:
-        names = {field: setting + suffix for field, setting in _OF_A_CORE.items()}
-        raise ValueError(lines(exc, names)) from exc
+        settings_of = _OF_TCR if kind == "tcr" else _OF_A_CORE
+        names = {field: setting + suffix for field, setting in settings_of.items()}
+        raise ValueError(lines(exc, names | {"type": f"CORE_TYPE{suffix}"})) from exc
     if not found.inference_commands:
         raise ValueError(f"INFERENCE_COMMANDS{suffix}: empty; name at least one command")
     return found
+
+
+def _milvue(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        "api_url": own("API_URL", inherited=False) if suffix else settings.API_URL,
+        "token": own("TOKEN", inherited=False) if suffix else settings.TOKEN,
+        "inference_commands": own("INFERENCE_COMMANDS"),
+        "destinations": _destinations(settings, suffix),
+    }
+
+
+def _tcr(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, Any]:
+    """A provider's core: it is asked for a report, and only HL7 destinations get something."""
+    for setting in ("TCR_API_URL", "PROVIDER_TOKEN", "ORGANIZATION_ID"):
+        if not own(setting):
+            raise ValueError(f"{setting}{suffix}: required by CORE_TYPE{suffix}=tcr")
+    if not settings.ENABLE_HL7:
+        raise ValueError(f"CORE_TYPE{suffix}: tcr has only HL7 to deliver to, and ENABLE_HL7=false")
+    named = _destinations(settings, suffix)
+    return {
+        "api_url": own("TCR_API_URL"),
+        "token": own("PROVIDER_TOKEN"),
+        "organization_id": own("ORGANIZATION_ID"),
+        "inference_commands": (REPORT,),
+        "destinations": tuple(n for n in named if kind_of(n) is DestinationKind.HL7) or ("hl7",),
+    }
 
 
 def _destinations(settings: Settings, suffix: str) -> tuple[str, ...]:

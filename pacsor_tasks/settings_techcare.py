@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
+from pacsor_tasks.routes import ORGANIZATION, PROVIDERS, STUDY, Route
 from pacsor_tasks.settings_types import CommaList, Lower, Seconds
-from pacsor_tasks.tcr.client import TcrRoutes
-from pacsor_tasks.tcr.routes import ORGANIZATION, PROVIDERS, STUDY, Route
 
 OF_A_STUDY = frozenset({STUDY, ORGANIZATION})
 OF_PUBSUB = frozenset({PROVIDERS, ORGANIZATION})
@@ -81,13 +80,3 @@ class TechCareSettings(BaseModel):
     WEBPS_DESTINATIONS: CommaList = Field(
         (), description="HL7 destinations that get them; unset: every one in use, else `hl7`"
     )
-
-    @property
-    def tcr_routes(self) -> TcrRoutes:
-        """The paths, read."""
-        return TcrRoutes(
-            report=Route(self.TCR_REPORT_PATH),
-            upload=Route(self.TCR_UPLOAD_PATH),
-            status=Route(self.TCR_STATUS_PATH),
-            access=Route(self.WEBPS_ACCESS_PATH),
-        )

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,7 @@ from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.disk import Watermark
 from pacsor_tasks.models import DestinationKind
 
-SECRETS = frozenset({"TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token"})
+SECRETS = frozenset({"TOKEN", "PROVIDER_TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token"})
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
 COMMAND = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
@@ -102,8 +102,10 @@ class CoreSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
+    type: Literal["milvue", "tcr"] = "milvue"
     api_url: Url
     token: SecretStr
+    organization_id: str = ""
     signed_url: bool
     inference_commands: Commands
     filters: FilterRules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import redis
@@ -12,6 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pacsor_tasks.breaker import LedgerBreaker
+from pacsor_tasks.core_api import CoreClient, GivesFindings
+from pacsor_tasks.cores import client_of, report_client
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import PeerUnavailable
@@ -19,13 +22,13 @@ from pacsor_tasks.hl7 import mllp
 from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import Ledger, Target
 from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
-from pacsor_tasks.milvue.client import MilvueClient
 from pacsor_tasks.models import PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
-from pacsor_tasks.ports import Core, PollPolicy, Ports, Ris
+from pacsor_tasks.ports import TECHCARE, Core, PollPolicy, Ports, ReportSource, Ris
 from pacsor_tasks.settings import Settings, kind_of, load
 from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.spool import Spool
+from pacsor_tasks.tcr.client import TcrClient
 
 #: A peer that takes longer to answer a probe counts as away, seconds.
 PROBE_TIMEOUT_S = 3.0
@@ -52,6 +55,8 @@ def close() -> None:
     if built is not None:
         for core in built.cores.values():
             core.client.close()
+            if core.reports is not None:
+                core.reports.close()
         built.mllp.close()
         built.ledger.close()
 
@@ -132,24 +137,27 @@ def _probes(
     def connect(ris: Ris) -> Callable[[], None]:
         return lambda: mllp.connect_check(ris.host, ris.port, PROBE_TIMEOUT_S, ris.tls)
 
-    def ask(core: CoreSettings) -> Callable[[], None]:
+    def ask(make: Callable[[], CoreClient]) -> Callable[[], None]:
         def check() -> None:
-            with MilvueClient(
-                core.api_url,
-                core.token.get_secret_value(),
-                signed_url=core.signed_url,
-                connect_timeout_s=PROBE_TIMEOUT_S,
-                read_timeout_s=PROBE_TIMEOUT_S,
-            ) as client:
+            with closing(make()) as client:
                 client.check()
 
         return check
 
-    to = PeerKind.DESTINATION
+    def core_probe(core: CoreSettings) -> Callable[[], None]:
+        return ask(lambda: client_of(core, settings, at_most_s=PROBE_TIMEOUT_S))
+
+    def report_probe(core: CoreSettings) -> Callable[[], None]:
+        token = core.token.get_secret_value()
+        return ask(lambda: report_client(token, settings, at_most_s=PROBE_TIMEOUT_S))
+
+    to, cores = PeerKind.DESTINATION, settings.cores.values()
+    readers = [c for c in cores if c.type == "milvue" and settings.TCR_API_URL]
     return {
         **{PeerName(to, name): echo(pacs) for name, pacs in _pacs(settings).items()},
         **{PeerName(to, name): connect(ris) for name, ris in destinations.items()},
-        **{PeerName(PeerKind.CORE, c.name): ask(c) for c in settings.cores.values()},
+        **{PeerName(PeerKind.CORE, c.name): core_probe(c) for c in cores},
+        **({TECHCARE: report_probe(readers[0])} if readers else {}),
     }
 
 
@@ -157,24 +165,29 @@ def _aside(do: Callable[[], None]) -> None:
     threading.Thread(target=do, daemon=True, name="probe").start()
 
 
-def _core(core: CoreSettings, settings: Settings, client: redis.Redis) -> Core:
+def _core(core: CoreSettings, settings: Settings, broker: redis.Redis) -> Core:
+    client = client_of(core, settings)
     return Core(
         name=core.name,
         address=core.api_url,
-        client=MilvueClient(
-            core.api_url,
-            core.token.get_secret_value(),
-            signed_url=core.signed_url,
-            connect_timeout_s=settings.API_CONNECT_TIMEOUT,
-            read_timeout_s=settings.API_READ_TIMEOUT,
-            parallel=settings.UPLOAD_PARALLEL,
-        ),
+        client=client,
+        findings=client if isinstance(client, GivesFindings) else None,
+        reports=_reports(core, client, settings),
+        is_reporting=core.type == "tcr",
         commands=core.inference_commands,
         filters=core.filters,
         no_duplicate_upload=core.no_duplicate_upload,
         output=_output(settings),
-        upload_limit=_upload_limit(core.name, settings, client),
+        upload_limit=_upload_limit(core.name, settings, broker),
     )
+
+
+def _reports(core: CoreSettings, client: CoreClient, settings: Settings) -> ReportSource | None:
+    if isinstance(client, TcrClient):
+        return client
+    if settings.TCR_API_URL is None:
+        return None
+    return report_client(core.token.get_secret_value(), settings)
 
 
 def _upload_limit(core: str, settings: Settings, client: redis.Redis) -> Limiter:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from pacsor_tasks.core_api import FormattingError
 from pacsor_tasks.dicom.headers import Identity, read_header, read_identity
 from pacsor_tasks.errors import BadResponse, NotReady, Rejected, Retryable
 from pacsor_tasks.ledger import NewResult
-from pacsor_tasks.milvue.outcomes import FormattingError
 from pacsor_tasks.models import InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import Core, Ports

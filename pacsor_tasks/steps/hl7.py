@@ -87,11 +87,11 @@ def _made(
 ) -> Wait | Ended | None:
     """Write the message; why there is none, or None."""
 
-    def may_wait() -> bool:
-        return _waited_s(delivery, ports) < content.results_timeout_s
+    def waited_s() -> float:
+        return _waited_s(delivery, ports)
 
     try:
-        made = compose(_run(delivery, ports), content, control_id, may_wait, ports)
+        made = compose(_run(delivery, ports), content, control_id, waited_s, ports)
     except NotReady:
         return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
     missing = ", ".join(made.missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pacsor_tasks.milvue.outcomes import StudyState, UnknownStudy
+from pacsor_tasks.core_api import StudyState, UnknownStudy
 from pacsor_tasks.models import Run, RunState
 from pacsor_tasks.outcomes import Advance, End, Wait
 from pacsor_tasks.ports import PollPolicy, Ports

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pacsor_tasks.core_api import UnreadableInstance, UploadItem
 from pacsor_tasks.errors import RateLimited
 from pacsor_tasks.limits import Limiter
-from pacsor_tasks.milvue.outcomes import UnreadableInstance, UploadItem
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Core, Ports

@@ -31,8 +31,8 @@ from pacsor_tasks.milvue.bodies import FileBody, RelatedBody
 from pacsor_tasks.milvue.dialect import OWNER_HEADER, Dialect
 from pacsor_tasks.milvue.refusals import clean
 from pacsor_tasks.milvue.transport import Answer, Transport
+from pacsor_tasks.routes import ORGANIZATION, PROVIDERS, STUDY, Route
 from pacsor_tasks.tcr.reports import is_empty, report_of
-from pacsor_tasks.tcr.routes import ORGANIZATION, PROVIDERS, STUDY, Route
 
 log = structlog.get_logger(__name__)
 
@@ -238,5 +238,5 @@ class TcrClient:
 
 def _require_study(value: Mapping[str, Any], study_uid: str, what: str) -> None:
     given = value.get("StudyInstanceUID", value.get(STUDY))
-    if given not in (None, "", study_uid):  # noqa: PLR6201 - it may be a list
+    if given not in (None, "", study_uid):
         raise BadResponse(f"{what}: the answer is about another study")

@@ -161,6 +161,7 @@ class Bench:
                 "core": Core(
                     name="core",
                     client=cast(Any, self.api),
+                    findings=self.api,
                     output={},
                     upload_limit=self.limit,
                     **given,

@@ -89,7 +89,6 @@ def test_values_are_read_as_people_write_them(name: str, value: str, setting: st
         ("PACSOR_LOGLEVEL", "x", "PACSOR_LOGLEVEL: no such setting; did you mean PACSOR_LOG_LEVEL"),
         ("ADMIN_HOST", "0.0.0.0", "ADMIN_TOKEN: required to listen beyond loopback"),
         ("FLOWER_HOST", "0.0.0.0", "FLOWER_BASIC_AUTH: required to listen beyond loopback"),
-        ("INCLUDE_REPORT", "true", "INCLUDE_TECHCARE_REPORT: TechCare reports are not in this"),
         ("INFERENCE_COMMANDS", ",", "INFERENCE_COMMANDS: empty"),
     ],
 )
