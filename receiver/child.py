@@ -15,6 +15,7 @@ from pacsor_tasks.disk import DiskGuard
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.spool import Spool
 from receiver import access, profiles
+from receiver.durability import Durability
 from receiver.incoming import Incoming
 from receiver.processes import alive
 from receiver.scp import Scp, ScpOptions, quiet_library
@@ -45,7 +46,8 @@ def run(settings: Settings, port: int, ready_file: Path) -> int:
     with alive(spool) as process:
         guard = DiskGuard(spool.root, settings.disk_watermarks)
         gate = access.gate(settings, process, guard)
-        incoming = Incoming(process, settings.DUPLICATE_POLICY, guard.is_full)
+        durability = Durability(settings.DURABILITY).on(spool.root / "tmp")
+        incoming = Incoming(process, settings.DUPLICATE_POLICY, guard.is_full, durability)
         commitments = access.commitments(settings, process)
         scp = Scp(_options(settings, port), incoming, gate, commitments)
         scp.start()

@@ -47,7 +47,11 @@ class Port(Protocol):
         """A PDV that is not C-STORE's: its message control header and its data."""
 
     def reply(self, pdus: bytes) -> None:
-        """Send."""
+        """Send.
+
+        Raises:
+            OSError: It cannot be sent.
+        """
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ class Inbound:
 
         Raises:
             Malformed: The association cannot go on. Then `abandon`.
+            OSError: An answer cannot be sent. Likewise.
         """
         for fragment in self._parser.feed(data):
             self._take(fragment)
@@ -129,11 +134,14 @@ class Inbound:
         encoded = bytes(self._command)
         self._command.clear()
         command = parse_command(encoded)
-        if command is not None and command.is_store:
+        if command is None or command.field is None or command.has_data_set is None:
+            # pynetdicom's thread would die of it.
+            raise Malformed("a command set that is not whole")
+        if command.is_store:
             self._begin(command, fragment.context_id)
         else:
             self._port.pass_on(fragment.context_id, COMMAND | LAST, encoded)
-            if command is None or command.has_data_set:
+            if command.has_data_set:
                 self._other_bytes = len(encoded)
             else:
                 self._context_id = None

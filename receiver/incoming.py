@@ -1,8 +1,9 @@
 """Puts one instance into the spool: written, synced and named before the sender is told so.
 
-    tmp/<partial>  ──fsync──►  link to incoming/<study>/<instance>.dcm  ──fsync directory──►  answer
+    tmp/<partial>  ──sync──►  link to incoming/<study>/<instance>.dcm  ──sync directory──►  answer
 
-The file is DICOM's (preamble, file meta information) around the data set exactly as it was sent.
+What is synced is DURABILITY's to say; a name is never given to a file that is not durable. The
+file is DICOM's (preamble, file meta information) around the data set exactly as it was sent.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.spool import INSTANCE_SUFFIX, fsync_dir
 from receiver import journal
 from receiver.associations import OpenAssociation
+from receiver.durability import Durability, seal
 from receiver.processes import Process
 
 #: A UUID turned into a UID (PS3.5 §B.2): who wrote the file meta information.
@@ -106,6 +108,14 @@ class Partial:
         """
         os.fdatasync(self._fd)
 
+    def seal(self) -> None:
+        """Say in the file that it is whole.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        seal(self._fd)
+
     def discard(self) -> None:
         """Close and delete the file. Safe to repeat."""
         if self._fd >= 0:
@@ -122,6 +132,7 @@ class Incoming:
     policy: DuplicatePolicy
     #: asked before anything is written: the disk's watermark
     is_disk_full: Callable[[], bool] = lambda: False
+    durability: Durability = Durability.INSTANCE
 
     def begin(
         self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -147,7 +158,7 @@ class Incoming:
     def keep(
         self, partial: Partial, header: InstanceHeader, association: OpenAssociation
     ) -> Outcome:
-        """Make an instance part of its study. When this returns, a crash no longer loses it.
+        """Make an instance part of its study. When this returns, it is as durable as it has to be.
 
         Args:
             partial: The instance, whole; its file is gone afterwards, whatever happens.
@@ -158,7 +169,10 @@ class Incoming:
             OSError: It could not be done; nothing of it is left.
         """
         try:
-            partial.sync()
+            if self.durability is Durability.GROUP:
+                partial.seal()
+            if self.durability is not Durability.NONE:
+                partial.sync()
             return self.publish(partial.path, header, association)
         finally:
             partial.discard()
@@ -200,8 +214,9 @@ class Incoming:
                 outcome = Outcome.STORED
             except FileExistsError:
                 outcome = self._again(partial, final, header.sop_instance_uid)
-            # Also for a duplicate: whoever sent it first may not have come to this line.
-            fsync_dir(directory)
+            if self.durability is Durability.INSTANCE:
+                # Also for a duplicate: whoever sent it first may not have come to this line.
+                fsync_dir(directory)
         return outcome
 
     def _again(self, partial: Path, final: Path, instance_uid: str) -> Outcome:

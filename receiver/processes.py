@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pacsor_tasks.spool import Spool
 log = structlog.get_logger(__name__)
 
 LOCK_SUFFIX = ".lock"
+PARTIAL_SUFFIX = ".part"
 #: A hidden file is about to be renamed; one so old never will be. Seconds.
 HIDDEN_AGE_S = 3600.0
 
@@ -41,7 +42,7 @@ class Process:
 
     def new_partial(self) -> Path:
         """Where a partial file may be written."""
-        return self.spool.root / "tmp" / f"{self.new_name()}.part"
+        return self.spool.root / "tmp" / f"{self.new_name()}{PARTIAL_SUFFIX}"
 
 
 @contextmanager
@@ -97,8 +98,12 @@ class Living:
         return self._known[process_id]
 
 
-def remove_remains(spool: Spool) -> int:
+def remove_remains(spool: Spool, spared: Collection[str] = ()) -> int:
     """Delete the partial files and locks of dead processes.
+
+    Args:
+        spool: Where.
+        spared: Names in `tmp/` that stay.
 
     Returns:
         How many partial files there were. None of them was ever acknowledged to a sender.
@@ -108,8 +113,8 @@ def remove_remains(spool: Spool) -> int:
     for path in list((spool.root / "tmp").iterdir()):
         if path.suffix == ".removed":
             shutil.rmtree(path, ignore_errors=True)
-        elif not living.owns(path.name):
-            n_partial += path.suffix == ".part"
+        elif path.name not in spared and not living.owns(path.name):
+            n_partial += path.suffix == PARTIAL_SUFFIX
             _remove(path)
     for path in list((spool.root / "processes").glob(f"*{LOCK_SUFFIX}")):
         if not living.owns(path.name):

@@ -24,6 +24,7 @@ from receiver.associations import has_open_association, is_released, remove_dead
 from receiver.closing import Closer
 from receiver.journal import Beginning
 from receiver.processes import Living, remove_remains
+from receiver.rescue import Rescuer
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +136,7 @@ class Sweeper:
         Raises:
             OSError: The spool cannot be written.
         """
-        remove_remains(self.spool)
+        self._clear_away()
         remove_dead_marks(self.spool)
         for manifest in self.closer.resume():
             self.on_closed(manifest)
@@ -223,11 +224,15 @@ class Sweeper:
                 path.unlink(missing_ok=True)
         return requested
 
+    def _clear_away(self) -> None:
+        left = Rescuer(self.spool, self.closer.policy).rescue()
+        remove_remains(self.spool, left)
+
     def _housekeep(self) -> None:
         now = self.clock()
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_S
-            remove_remains(self.spool)
+            self._clear_away()
             remove_dead_marks(self.spool)
 
 

@@ -23,6 +23,7 @@ import pynetdicom
 import structlog
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler
@@ -171,6 +172,16 @@ class BufferedSocket(AssociationSocket):
         self.consume(len(data))
         return data
 
+    def send_all(self, data: bytes) -> None:
+        """Send, or fail.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        if self.socket is None:
+            raise BrokenPipeError
+        self.socket.sendall(data)
+
     @property
     def ready(self) -> bool:
         """Whether there is something to read; waits for it, or for something else to do."""
@@ -268,8 +279,12 @@ class StreamingDul(DULServiceProvider):
         self.event_queue.put("Evt10")
 
     def reply(self, pdus: bytes) -> None:
-        """Send. Only this thread ever does."""
-        self.socket.send(pdus)
+        """Send. Only this thread ever does.
+
+        Raises:
+            OSError: The connection is broken, or the peer takes nothing for the idle timeout.
+        """
+        self.socket.send_all(pdus)
 
     # --- what pynetdicom calls
 
@@ -277,6 +292,11 @@ class StreamingDul(DULServiceProvider):
         """As pynetdicom's; nothing stays behind."""
         try:
             super().run_reactor()
+        except InvalidEventError:
+            # pynetdicom's other thread answers a message of an association that is over already.
+            self._tell("association.malformed", "it ended before it was answered")
+            self.assoc.is_established, self.assoc._kill = False, True
+            self.socket.close()
         finally:
             self.inbound.abandon()
             self.socket.wake.close()
@@ -316,6 +336,9 @@ class StreamingDul(DULServiceProvider):
             except Malformed as exc:
                 self._give_up(str(exc))
                 return
+            except OSError as exc:
+                self._hung_up(exc.strerror or type(exc).__name__)
+                return
             if sock.unread:
                 if sock.has_pdu:
                     self._read_other()
@@ -332,11 +355,14 @@ class StreamingDul(DULServiceProvider):
         else:
             reason = "the peer hung up"
         if not n_bytes:
-            if self.socket.unread or not self.inbound.is_between_messages:
-                self._tell("association.cut", reason)
-            self.inbound.abandon()
-            self.event_queue.put("Evt17")
+            self._hung_up(reason)
         return bool(n_bytes)
+
+    def _hung_up(self, reason: str) -> None:
+        if self.socket.unread or not self.inbound.is_between_messages:
+            self._tell("association.cut", reason)
+        self.inbound.abandon()
+        self.event_queue.put("Evt17")
 
     def _read_other(self) -> None:
         """Let pynetdicom read the PDU that is in the buffer."""
