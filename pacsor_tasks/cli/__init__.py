@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "relaunch": ("studies", "Send a study through the AI and to its destinations again."),
     "complete": ("studies", "Close a study that is being received, as it is."),
     "send": ("send", "Send DICOM files, directories or zip archives by C-STORE."),
+    "hl7": ("hl7", "Look at messages to a RIS, try one, load their configuration."),
     "echo": ("echo", "Send a C-ECHO to the PACS destinations, or to any AE."),
 }
 

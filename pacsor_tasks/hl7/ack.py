@@ -102,11 +102,11 @@ def parse_ack(data: bytes) -> Ack:
     Raises:
         AckMismatch: Not an HL7 message, or one without MSA.
     """
-    segments = [line for line in _LINE_END.split(_decode(data)) if line.strip()]
+    segments = [line for line in _LINE_END.split(decoded(data)) if line.strip()]
     header = segments[0].lstrip() if segments else ""
     if not header.startswith("MSH") or len(header) < 4 or header[3].isalnum():
         raise AckMismatch("the answer is not an HL7 message")
-    delimiters = _delimiters(header)
+    delimiters = delimiters_of(header)
     rows = [segment.strip().split(delimiters.field) for segment in segments]
     msa = next((row for row in rows if row[0] == "MSA"), None)
     if msa is None:
@@ -120,14 +120,16 @@ def parse_ack(data: bytes) -> Ack:
     )
 
 
-def _decode(data: bytes) -> str:
+def decoded(data: bytes) -> str:
+    """What a peer sent as text: UTF-8, or else Latin-1."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
-def _delimiters(header: str) -> Delimiters:
+def delimiters_of(header: str) -> Delimiters:
+    """Those that an MSH segment names; the standard's where it names none."""
     standard = Delimiters()
     given = header[4:].split(header[3], 1)[0]
     component, repetition, escape, subcomponent = (
