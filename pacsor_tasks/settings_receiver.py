@@ -112,6 +112,11 @@ class ReceptionSettings(BaseSettings):
     DISK_LOW_WATERMARK: Fullness = Field(
         "2GB", description="… and goes on when so much is free again (2GB; 90%)"
     )
+    DURABILITY: Annotated[Literal["instance", "group", "none"], Lower] = Field(
+        "group",
+        description="What is synced before an instance is answered: its data and its name; its"
+        " data, together with what else arrives; nothing (unsafe)",
+    )
     STUDY_QUIET_SECONDS: Seconds = Field(
         30, description="A study is stable when no instance came for so many seconds"
     )
