@@ -8,7 +8,7 @@ from functools import partial
 import redis
 import structlog
 
-from pacsor_tasks import operations, wiring
+from pacsor_tasks import operations, refusals, wiring
 from pacsor_tasks.admin import config_view, probes, server
 from pacsor_tasks.admin.app import create_app
 from pacsor_tasks.admin.deps import AdminDeps, Flower
@@ -71,6 +71,7 @@ def _deps(settings: Settings, ports: Ports) -> AdminDeps:
         token=token.get_secret_value() if token is not None else None,
         allow_get_relaunch=settings.ADMIN_ALLOW_GET_RELAUNCH,
         flower=Flower(port=settings.FLOWER_PORT, is_loopback=is_loopback(settings.FLOWER_HOST)),
+        refused=partial(refusals.read, ports.spool.root),
         receiver=f"{settings.RECEIVER_AET}, port {settings.PORT}",
     )
 

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from pacsor_tasks.admin.health import Report
 from pacsor_tasks.ledger.studies import Studies
 from pacsor_tasks.receiving import Receiving
+from pacsor_tasks.refusals import Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class AdminDeps:
     refusal_delay_s: float = 0.5
     allow_get_relaunch: bool = False
     flower: Flower | None = None
+    #: the associations that the receiver refused
+    refused: Callable[[], Refused] = Refused
     #: where studies are sent, as a person would write it: AE title and port
     receiver: str = "the receiver"
 

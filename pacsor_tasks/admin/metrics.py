@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from pacsor_tasks import __version__
@@ -16,6 +21,7 @@ from pacsor_tasks.admin.health import Report
 from pacsor_tasks.arrivals import Arrival, ArrivalState
 from pacsor_tasks.errors import PacsorError
 from pacsor_tasks.models import DeliveryState
+from pacsor_tasks.refusals import Reason, Refused
 
 
 def registry(deps: AdminDeps, clock: Callable[[], float] = time.time) -> CollectorRegistry:
@@ -38,6 +44,7 @@ class _Gateway(Collector):
         )
         yield from _from_report(self._deps.health())
         yield from _from_spool(self._deps.receiving.arrivals())
+        yield _refused(self._deps.refused())
         try:
             counts = self._deps.studies.counts()
             oldest_at = self._deps.studies.oldest_unfinished_at()
@@ -81,6 +88,15 @@ def _from_spool(arrivals: Sequence[Arrival]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "pacsor_outbox_revisions", "Revisions that no worker has recorded yet", value=n_stable
     )
+
+
+def _refused(found: Refused) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "pacsor_associations_rejected", "Associations that were refused", labels=["reason"]
+    )
+    for reason in Reason:
+        family.add_metric([reason], found.totals.get(reason, 0))
+    return family
 
 
 def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -51,7 +51,7 @@ def index(
         given = {k: v for k, v in {**shown, **changed}.items() if v}
         return "/?" + urlencode(given) if given else "/"
 
-    return _render(
+    return render(
         request,
         "studies.html",
         page=page,
@@ -82,12 +82,12 @@ def study(
     if found is None and not arrivals:
         raise NotFound(f"No study {study_uid} was ever received.")
     if found is None:
-        return _render(
+        return render(
             request, "arriving.html", study_uid=study_uid, arrivals=arrivals, event_id=event_id,
             completed=completed,
         )  # fmt: skip
     is_held = any(r["removed_at"] is None and r["instances"] for r in found["revisions"])
-    return _render(
+    return render(
         request, "study.html", study=found, event_id=event_id, relaunched=relaunched,
         is_held=is_held, arrivals=arrivals, completed=completed,
     )  # fmt: skip
@@ -157,7 +157,7 @@ async def logout(sessions: MaybeSessions) -> Response:
 
 def error(request: Request, status: int, detail: str) -> Response:
     """A page that says what is wrong, and comes back by itself when that may pass."""
-    return _render(
+    return render(
         request, "error.html", status=status, title=TITLES.get(status, "Something is wrong"),
         detail=detail,
     )  # fmt: skip
@@ -170,7 +170,8 @@ def _login_page(target: str, *, refused: bool = False) -> Response:
     return HTMLResponse(text, status_code=401 if refused else 200)
 
 
-def _render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """A page of ours."""
     deps: AdminDeps = request.app.state.deps
     text = _templates.get_template(template).render(
         **context,

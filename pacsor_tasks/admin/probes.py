@@ -12,6 +12,7 @@ import kombu.exceptions
 import redis
 
 from pacsor_tasks.admin.health import Check
+from pacsor_tasks.disk import is_marked_full
 from pacsor_tasks.words import counted
 
 QUEUES = ("ingest", "transfer", "deliver", "control")
@@ -57,6 +58,8 @@ def disk(spool: Path, reserve_bytes: int = RESERVE_BYTES) -> Check:
     if not os.access(spool, os.W_OK):
         return Check(ok=False, detail="the spool cannot be written to", values=values)
     free = f"{human_bytes(usage.free)} free of {human_bytes(usage.total)}"
+    if is_marked_full(spool):
+        return Check(ok=False, detail=f"too full to receive: {free}", values=values)
     return Check(ok=usage.free >= reserve_bytes, detail=free, values=values)
 
 

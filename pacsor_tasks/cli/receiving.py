@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pacsor_tasks import refusals
 from pacsor_tasks.cli.common import local_time
 from pacsor_tasks.receiving import Receiving
 from pacsor_tasks.settings import Settings
@@ -13,6 +15,8 @@ from pacsor_tasks.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+REFUSED_S, MAX_REFUSED = 86400.0, 10
 
 
 def receiving(settings: Settings, study_uid: str | None = None) -> list[dict[str, Any]]:
@@ -36,6 +40,25 @@ def print_receiving(console: Console, arrivals: Sequence[Mapping[str, Any]]) -> 
             markup=False,
             soft_wrap=True,
         )
+
+
+def print_refused(console: Console, settings: Settings) -> None:
+    """Who was refused an association of late; nothing when nobody was."""
+    since = time.time() - REFUSED_S
+    kinds = [k for k in refusals.read(settings.spool_dir).kinds if k.last_at >= since]
+    if kinds:
+        console.print("\nassociations refused in the last day", style="bold")
+    for kind in kinds[:MAX_REFUSED]:
+        shown = kind.to_json()
+        detail = f" ({shown['detail']})" if shown["detail"] else ""
+        console.print(
+            f"{shown['calling_aet'] or 'somebody'} at {shown['address']}: {shown['text']}{detail},"
+            f" {counted(kind.count, 'time')}, last {local_time(shown['last_at'])}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if len(kinds) > MAX_REFUSED:
+        console.print(f"{len(kinds) - MAX_REFUSED} more on the page")
 
 
 def _reason(arrival: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pacsor_tasks.cli.common import load_settings, local_time, make_console, quiet_logs
-from pacsor_tasks.cli.receiving import print_receiving, receiving
+from pacsor_tasks.cli.receiving import print_receiving, print_refused, receiving
 from pacsor_tasks.errors import NotFound, PacsorError
 from pacsor_tasks.models import RunState
 from pacsor_tasks.settings import Settings
@@ -53,6 +53,7 @@ def status(study_uid: str | None, state: str | None, limit: int, as_json: bool) 
         print_receiving(console, arriving)
     if study_uid is None:
         _print_list(console, found["studies"])
+        print_refused(console, settings)
     elif "runs" in found:
         print_study(console, found)
 
