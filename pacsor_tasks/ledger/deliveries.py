@@ -89,7 +89,7 @@ class Deliveries(line.Messages):
             event: (kind, message) for the timeline.
         """
         now = self.clock()
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             moved = c.execute(
                 update(t.run)
                 .where(t.run.c.id == run.id, t.run.c.owner == run.owner)
@@ -130,7 +130,7 @@ class Deliveries(line.Messages):
             an older message goes first.
         """
         now = self.clock()
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             if not gate.admit(c, PeerKind.DESTINATION, delivery_id, now, bounds):
                 return None
             if not line.is_first(c, delivery_id, now):
@@ -162,7 +162,7 @@ class Deliveries(line.Messages):
 
     def renew(self, delivery_id: str, owner: str, lease_s: float) -> bool:
         """Prolong a lease; False when it was lost."""
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             done = c.execute(
                 update(t.delivery)
                 .where(*_mine(delivery_id, owner))
@@ -236,7 +236,7 @@ class Deliveries(line.Messages):
 
     def mark_enqueued(self, due: DueDelivery) -> bool:
         """Say that a message is being published; False when another sweep was first."""
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             done = c.execute(
                 update(t.delivery)
                 .where(
@@ -334,18 +334,20 @@ class Deliveries(line.Messages):
             )
             if not settled.rowcount:
                 return False
-            for result in results:
-                c.execute(
-                    insert_missing(c, t.result).values(
-                        run_id=run_id,
-                        command=name,
-                        sop_instance_uid=result.sop_instance_uid,
-                        sop_class_uid=result.sop_class_uid,
-                        transfer_syntax_uid=result.transfer_syntax_uid,
-                        path=result.path,
-                        size_bytes=result.size_bytes,
-                    )
-                )
+            rows = [
+                {
+                    "run_id": run_id,
+                    "command": name,
+                    "sop_instance_uid": result.sop_instance_uid,
+                    "sop_class_uid": result.sop_class_uid,
+                    "transfer_syntax_uid": result.transfer_syntax_uid,
+                    "path": result.path,
+                    "size_bytes": result.size_bytes,
+                }
+                for result in results
+            ]
+            if rows:
+                c.execute(insert_missing(c, t.result), rows)
         return True
 
     def count_results(self, run_id: str) -> int:

@@ -33,8 +33,9 @@ _POSTGRESQL = {
 def open_engine(url: str) -> Engine:
     """An engine on the ledger; opens no connection yet.
 
-    SQLite: WAL, `synchronous=FULL` (a committed step survives a power cut), every transaction
-    BEGIN IMMEDIATE so that two writers queue instead of failing on a lock upgrade.
+    SQLite: WAL, `synchronous=FULL` (what is committed survives a power cut) but for transactions
+    with the option `lasting=False`, every writing one BEGIN IMMEDIATE so that two writers queue
+    instead of failing on a lock upgrade.
     Values stay out of error messages, since they may be a peer's words about a patient.
 
     Raises:
@@ -95,11 +96,16 @@ def _tune_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
-        read_only = connection.get_execution_options().get("read_only", False)
-        statement = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        options, info = connection.get_execution_options(), connection.info
+        statement = "BEGIN" if options.get("read_only", False) else "BEGIN IMMEDIATE"
+        synchronous = "FULL" if options.get("lasting", True) else "NORMAL"
         try:
             # Past SQLAlchemy's own execution, which would take longer than most reads.
-            connection.connection.dbapi_connection.execute(statement)
+            execute = connection.connection.dbapi_connection.execute
+            if info.get("synchronous", "FULL") != synchronous:
+                execute(f"PRAGMA synchronous={synchronous}")
+                info["synchronous"] = synchronous
+            execute(statement)
         except sqlite3.Error as exc:
             raise DBAPIError.instance(
                 statement, None, exc, sqlite3.Error, hide_parameters=True,

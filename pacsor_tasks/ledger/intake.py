@@ -201,15 +201,18 @@ class Intake(Store):
                 for i in instance_ids
             ],
         )
-        for name, kind in target.destinations:
-            c.execute(
-                insert(t.delivery).values(
-                    id=f"{run_id}:{name}", run_id=run_id, study_uid=study_uid, destination=name,
-                    kind=kind, state=DeliveryState.PENDING, owner=None, lease_until=0, due_at=None,
-                    waiting_for="the results", attempts=0, active_since=None, enqueued_at=0,
-                    finished_at=None, sent=0, total=0, control_id=None, error=None,
-                )
-            )  # fmt: skip
+        deliveries = [
+            {
+                "id": f"{run_id}:{name}", "run_id": run_id, "study_uid": study_uid,
+                "destination": name, "kind": kind, "state": DeliveryState.PENDING, "owner": None,
+                "lease_until": 0, "due_at": None, "waiting_for": "the results", "attempts": 0,
+                "active_since": None, "enqueued_at": 0, "finished_at": None, "sent": 0, "total": 0,
+                "control_id": None, "error": None,
+            }
+            for name, kind in target.destinations
+        ]  # fmt: skip
+        if deliveries:
+            c.execute(insert(t.delivery), deliveries)
         self.add_event(
             c,
             study_uid=study_uid,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, exists, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, exists, or_, select, update
 
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
@@ -77,7 +77,7 @@ class Runs(Store):
             its core takes nothing now.
         """
         now = self.clock()
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             if step in gate.ASKING and not gate.admit(c, PeerKind.CORE, run_id, now, bounds):
                 return None
             row = (
@@ -109,7 +109,7 @@ class Runs(Store):
 
     def renew(self, run_id: str, owner: str, lease_s: float) -> bool:
         """Prolong a lease; False when it was lost (cancelled, or taken after it ran out)."""
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             done = c.execute(
                 update(t.run)
                 .where(*_mine(run_id, owner))
@@ -130,7 +130,7 @@ class Runs(Store):
         """
         now = self.clock()
         is_end = to is Step.END
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             done = c.execute(
                 update(t.run)
                 .where(*_mine(run.id, run.owner))
@@ -221,7 +221,7 @@ class Runs(Store):
         every = select(t.delivery.c.destination, t.delivery.c.state).where(
             t.delivery.c.run_id == run_id
         )
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             # One look at all of them: a second one could see what ended in between.
             found = c.execute(every).all()
             if any(delivery.state in OPEN_DELIVERY for delivery in found):
@@ -253,7 +253,7 @@ class Runs(Store):
         is_open = exists().where(
             t.delivery.c.run_id == t.run.c.id, t.delivery.c.state.in_(OPEN_DELIVERY)
         )
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             c.execute(
                 update(t.run)
                 .where(t.run.c.due_at <= now, t.run.c.step == Step.DELIVER, is_open)
@@ -283,7 +283,7 @@ class Runs(Store):
 
     def mark_enqueued(self, due: Due) -> bool:
         """Say that a message is being published; False when another sweep was first."""
-        with self.write() as c:
+        with self.write(lasting=False) as c:
             done = c.execute(
                 update(t.run)
                 .where(
@@ -312,16 +312,18 @@ class Runs(Store):
         self, run_id: str, decided: Sequence[tuple[int, InstanceOutcome, str | None]]
     ) -> None:
         """Record (instance id, outcome, reason) of many instances in one transaction."""
-        with self.write() as c:
-            for instance_id, outcome, reason in decided:
-                c.execute(
-                    update(t.run_instance)
-                    .where(
-                        t.run_instance.c.run_id == run_id,
-                        t.run_instance.c.instance_id == instance_id,
-                    )
-                    .values(outcome=outcome, reason=reason)
-                )
+        if not decided:
+            return
+        query = (
+            update(t.run_instance)
+            .where(
+                t.run_instance.c.run_id == run_id, t.run_instance.c.instance_id == bindparam("of")
+            )
+            .values(outcome=bindparam("to"), reason=bindparam("why"))
+        )
+        rows = [{"of": of, "to": to, "why": why} for of, to, why in decided]
+        with self.write(lasting=False) as c:
+            c.execute(query, rows)
 
     def record_uploaded(self, run: Run, instances: Sequence[Instance]) -> None:
         """Instances that the core has now: never uploaded to it again unless relaunched."""

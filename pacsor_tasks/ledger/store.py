@@ -46,14 +46,25 @@ class Store:
         self.clock = clock
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, lasting: bool = True) -> Iterator[Connection]:
         """One transaction, committed at the end.
+
+        Args:
+            lasting: Outlives a power cut. Leases and moves from step to step need not: with them
+                the process goes as well, and what is done again finds what was done outside, since
+                that is recorded lastingly and whatever was committed before comes with it. That
+                spares the disk two thirds of the waits of a study.
 
         Raises:
             PeerUnavailable: The database is locked for too long, full or gone.
         """
         try:
-            with self.engine.begin() as connection:
+            with (
+                self.engine.connect().execution_options(lasting=lasting) as connection,
+                connection.begin(),
+            ):
+                if not lasting and connection.dialect.name == "postgresql":
+                    connection.execute(text("SET LOCAL synchronous_commit TO off"))
                 yield connection
         except (DBAPIError, PoolTimeout) as exc:
             raise _translated(exc) from exc
