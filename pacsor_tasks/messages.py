@@ -103,7 +103,7 @@ def _would_be(run_id: str, content: Hl7Content, ports: Ports) -> tuple[bytes, tu
         why_not = "the study is not with the AI yet"
     else:
         try:
-            return compose(run, content, PREVIEW_ID, lambda: True, ports).message, tuple(notes)
+            return compose(run, content, PREVIEW_ID, lambda: 0.0, ports).message, tuple(notes)
         except NotReady:
             why_not = "the AI is not ready"
         except PacsorError as exc:
