@@ -154,9 +154,9 @@ class RawPeer:
         """Send bytes, whatever they are."""
         self.sock.sendall(data)
 
-    def associate(self, contexts: Contexts = CR_EXPLICIT, **options: str) -> int:
+    def associate(self, contexts: Contexts = CR_EXPLICIT, *, calling_aet: str = "RAW") -> int:
         """Negotiate; the type of the PDU that came back: accepted, rejected or aborted."""
-        self.send(associate_rq(contexts, **options))
+        self.send(associate_rq(contexts, calling_aet=calling_aet))
         kind, body = self.read_pdu()
         if kind == ASSOCIATE_AC:
             items = list(_items(body[68:]))

@@ -1,0 +1,492 @@
+"""Peers that no library would be: they cost themselves only.
+
+One receiver meets them all while a good sender goes on sending. After each of them its threads,
+files and memory are what they were, and nothing half-written is left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pacsor_tasks.dicom.headers import data_set_offset
+from tests.support.dcmtk import storescu
+from tests.support.instances import CR, encode, make_dataset, new_uid, write_instance
+from tests.support.net import wait_until
+from tests.support.raw_dicom import (
+    ABORT,
+    ASSOCIATE_AC,
+    COMMAND,
+    LAST,
+    NO_DATA_SET,
+    P_DATA,
+    RELEASE_RQ,
+    InstanceMaker,
+    RawPeer,
+    associate_rq,
+    command_set,
+    dial,
+    element,
+    p_data,
+    pdu,
+    pdv,
+    raw_peer,
+    store_message,
+    store_rq,
+    uid_element,
+    us_element,
+)
+from tests.support.receivers import Receiver, receiver
+
+IDLE_S = 2
+#: What a process may grow by beside a hundred bad peers; it has 95 MB to begin with.
+MARGIN_MB = 40
+ENDLESS_BYTES = 400_000_000
+
+pytestmark = pytest.mark.xdist_group("bad_peers")
+
+
+@dataclass
+class Victim:
+    """The receiver that meets them all."""
+
+    running: Receiver
+    pid: int
+    n_threads: int = 0
+    n_files: int = 0
+    resident: float = 0.0
+    made: InstanceMaker = field(default_factory=lambda: InstanceMaker(7, (200, 30_000)))
+
+    @property
+    def port(self) -> int:
+        return self.running.port
+
+    def threads(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+
+    def files(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+    def is_unharmed(self) -> bool:
+        """Whether it is as it was before."""
+        return (
+            self.running.nothing_half_written()
+            and self.threads() <= self.n_threads
+            and self.files() <= self.n_files
+        )
+
+    def holds(self, uid: str, data_set: bytes) -> bool:
+        """Whether the instance was kept, byte for byte."""
+        found = list(self.running.spool.root.rglob(f"{uid}.dcm"))
+        return [p.read_bytes()[data_set_offset(p)[1] :] for p in found] == [data_set]
+
+    def knows(self, uid: str) -> bool:
+        """Whether there is a file of that name, whole or not."""
+        return any(self.running.spool.root.rglob(f"{uid}*"))
+
+
+class GoodSender(threading.Thread):
+    """Sends all the time, and wants success each time."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.port = port
+        self.stopped = threading.Event()
+        self.n_sent = 0
+        self.failure: str | None = None
+
+    def run(self) -> None:
+        maker = InstanceMaker(99, (100, 20_000))
+        study = 0
+        try:
+            while not self.stopped.is_set():
+                study += 1
+                with raw_peer(self.port) as peer:
+                    for instance in range(10):
+                        study_uid, uid = maker.uids(study, instance)
+                        status = peer.store(uid, maker.data_set(study_uid, uid))
+                        assert status == 0, f"status {status:04X}"
+                        self.n_sent += 1
+                        self.stopped.wait(0.05)
+                    peer.release()
+        except (OSError, EOFError, AssertionError) as exc:
+            self.failure = f"{type(exc).__name__} {exc}"
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """One receiver, one process, and a good sender beside whatever the tests do."""
+    with receiver(
+        tmp_path_factory.mktemp("bad"),
+        RECEIVER_IDLE_TIMEOUT=IDLE_S,
+        RECEIVER_ASSOCIATE_TIMEOUT=2,
+        RECEIVER_MAX_ASSOCIATIONS=64,
+    ) as running:
+        (pid,) = running.scp_pids()
+        victim = Victim(running, pid)
+        good = GoodSender(running.port)
+        good.start()
+        try:
+            wait_until(lambda: good.n_sent > 20 or good.failure)
+            yield victim
+        finally:
+            good.stopped.set()
+            good.join(30)
+        assert good.failure is None
+        assert running.scp_pids() == [pid], "the process died of its input"
+        assert running.log("store.failed") == []
+        assert "Traceback" not in running.log_path.read_text()
+
+
+@pytest.fixture(autouse=True)
+def _unharmed(victim: Victim) -> Iterator[None]:
+    """What every test here ends with."""
+    if not victim.n_threads:
+        # With the good sender's association, and some room for the next one to begin.
+        victim.n_threads, victim.n_files = victim.threads() + 2, victim.files() + 8
+        victim.resident = victim.resident_mb()
+    yield
+    wait_until(victim.is_unharmed, 15)
+    assert victim.resident_mb() < victim.resident + MARGIN_MB
+    with raw_peer(victim.port) as peer:
+        dataset = make_dataset()
+        assert peer.store(dataset.SOPInstanceUID, encode(dataset)) == 0x0000
+        peer.release()
+
+
+@contextmanager
+def half_sent(victim: Victim) -> Iterator[tuple[RawPeer, str]]:
+    """A peer that has sent half of an instance, and the instance's UID."""
+    dataset = make_dataset(PixelData=bytes(400_000))
+    uid = str(dataset.SOPInstanceUID)
+    message = store_message(uid, encode(dataset))
+    with raw_peer(victim.port) as peer:
+        peer.send(message[: len(message) // 2])
+        wait_until(lambda: not victim.running.nothing_half_written())
+        yield peer, uid
+    wait_until(victim.is_unharmed, 15)
+    assert not victim.knows(uid)
+
+
+@pytest.mark.parametrize("end", ["abort", "close", "reset"])
+def test_an_end_in_the_middle_of_an_instance_leaves_nothing(victim: Victim, end: str) -> None:
+    with half_sent(victim) as (peer, _):
+        getattr(peer, end)()
+
+
+def test_half_an_instance_and_then_silence_is_ended_by_the_idle_timeout(victim: Victim) -> None:
+    with half_sent(victim) as (peer, _):
+        assert peer.ended(IDLE_S * 5)
+
+
+def test_a_release_in_the_middle_of_an_instance_leaves_nothing(victim: Victim) -> None:
+    dataset = make_dataset()
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(COMMAND | LAST, store_rq(dataset.SOPInstanceUID)))
+        peer.send(p_data(0, encode(dataset)))
+        peer.send(pdu(RELEASE_RQ, bytes(4)))
+        assert peer.ended()
+    assert not victim.knows(dataset.SOPInstanceUID)
+
+
+LIES: dict[str, Callable[[bytes], bytes]] = {
+    "PDU longer than its PDV": lambda d: pdu(P_DATA, pdv(0, d), len(d) + 9),
+    "PDU shorter than its PDV": lambda d: pdu(P_DATA, pdv(0, d), len(d) - 9),
+    "PDU of 4 GB, PDV not": lambda d: pdu(P_DATA, pdv(0, d), 0xFFFFFFFF),
+    "PDU and PDV of 4 GB": lambda d: pdu(P_DATA, pdv(0, d, length=0xFFFFFFFB), 0xFFFFFFFF),
+    "PDV of 4 GB in a small PDU": lambda d: pdu(P_DATA, pdv(0, d, length=0xFFFFFFFF)),
+    "PDV of no length": lambda d: pdu(P_DATA, pdv(0, d, length=0)),
+    "PDV of one byte": lambda d: pdu(P_DATA, pdv(0, d, length=1)),
+    "PDU of five bytes": lambda d: pdu(P_DATA, bytes(5)),
+    "release of 4 GB": lambda d: pdu(RELEASE_RQ, d, 0xFFFFFFFF),
+    "abort of 4 GB": lambda d: pdu(ABORT, d, 0xFFFFFFFF),
+    "association in an association": lambda d: associate_rq(),
+    "association of 4 GB": lambda d: pdu(1, d, 0xFFFFFFFF),
+    "PDU of no type": lambda d: pdu(0x42, d),
+    "other context": lambda d: p_data(0, d, context_id=3),
+    "command in the data set": lambda d: p_data(COMMAND | LAST, store_rq("1.2.3")),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_about_a_length_or_a_type_ends_the_association(victim: Victim, name: str) -> None:
+    dataset = make_dataset()
+    raw = encode(dataset)
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(COMMAND | LAST, store_rq(dataset.SOPInstanceUID)))
+        with suppress(OSError):
+            peer.send(LIES[name](raw[: len(raw) // 2]))
+            peer.send(p_data(LAST, raw[len(raw) // 2 :]))
+        # At once, or when nothing more comes.
+        assert peer.ended(IDLE_S * 5)
+    assert not victim.knows(dataset.SOPInstanceUID)
+
+
+def tiny(data: bytes, size: int) -> list[bytes]:
+    """PDVs of so many bytes each."""
+    starts = range(0, len(data), size)
+    return [pdv(LAST if at + size >= len(data) else 0, data[at : at + size]) for at in starts]
+
+
+ODD_BUT_ALLOWED: dict[str, Callable[[bytes], bytes]] = {
+    "a byte in each PDU": lambda d: b"".join(pdu(P_DATA, one) for one in tiny(d, 1)),
+    "a byte in each PDV of one PDU": lambda d: pdu(P_DATA, b"".join(tiny(d, 1))),
+    "10,000 PDVs in one PDU": lambda d: pdu(
+        P_DATA, b"".join([pdv(0, b"") * 9000, *tiny(d, max(1, len(d) // 1000))])
+    ),
+    "nothing between": lambda d: p_data(0, d[:99]) + p_data(0, b"") * 50 + p_data(LAST, d[99:]),
+    "nothing at the end": lambda d: p_data(0, d) + p_data(LAST, b""),
+    "nothing in front": lambda d: p_data(0, b"") + p_data(LAST, d),
+    "a PDU with nothing in it": lambda d: (
+        p_data(0, d[:99]) + pdu(P_DATA, b"") + p_data(LAST, d[99:])
+    ),
+    "bits that mean nothing": lambda d: p_data(0xFC, d[:99]) + p_data(0xFC | LAST, d[99:]),
+    "PDU longer than was agreed": lambda d: p_data(LAST, d),
+}
+
+
+@pytest.mark.parametrize("name", ODD_BUT_ALLOWED)
+def test_odd_fragments_make_the_same_instance(victim: Victim, name: str) -> None:
+    dataset = make_dataset(PixelData=bytes(range(256)) * (800 if "longer" in name else 8))
+    raw, uid = encode(dataset), str(dataset.SOPInstanceUID)
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(COMMAND | LAST, store_rq(uid)) + ODD_BUT_ALLOWED[name](raw))
+        assert peer.status() == 0x0000
+        peer.release()
+    assert victim.holds(uid, raw)
+
+
+@pytest.mark.parametrize("in_one_pdu", [True, False])
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_command_may_come_in_pieces(victim: Victim, size: int, in_one_pdu: bool) -> None:
+    dataset = make_dataset()
+    raw, uid = encode(dataset), str(dataset.SOPInstanceUID)
+    command = store_rq(uid)
+    starts = range(0, len(command), size)
+    pieces = [
+        pdv(COMMAND | (LAST if at + size >= len(command) else 0), command[at : at + size])
+        for at in starts
+    ]
+    with raw_peer(victim.port) as peer:
+        if in_one_pdu:
+            # … together with the data set.
+            peer.send(pdu(P_DATA, b"".join([*pieces, pdv(LAST, raw)])))
+        else:
+            peer.send(b"".join(pdu(P_DATA, piece) for piece in pieces) + p_data(LAST, raw))
+        assert peer.status() == 0x0000
+    assert victim.holds(uid, raw)
+
+
+def test_several_instances_in_one_write_are_all_answered(victim: Victim) -> None:
+    stored = [make_dataset() for _ in range(20)]
+    with raw_peer(victim.port) as peer:
+        peer.send(b"".join(store_message(str(d.SOPInstanceUID), encode(d)) for d in stored))
+        assert [peer.status() for _ in stored] == [0x0000] * 20
+
+
+GIVEN = "1.2.3.4"
+COMMANDS: dict[str, tuple[bytes, bool]] = {
+    # name: (command set, whether the instance is taken)
+    "no priority": (store_rq(GIVEN, leave_out=[0x0700]), True),
+    "elements more": (
+        store_rq(GIVEN, add=[element(0x1030, b"SENDER"), element(0x5555, b"")]),
+        True,
+    ),
+    "no group length": (store_rq(GIVEN)[12:], True),
+    "wrong group length": (element(0, struct.pack("<I", 9)) + store_rq(GIVEN)[12:], True),
+    "no class": (store_rq(GIVEN, leave_out=[0x0002]), False),
+    "no instance": (store_rq(GIVEN, leave_out=[0x1000]), False),
+    "no field": (store_rq(GIVEN, leave_out=[0x0100]), False),
+    "no message id": (store_rq(GIVEN, leave_out=[0x0110]), False),
+    "no data set type": (store_rq(GIVEN, leave_out=[0x0800]), False),
+    "data set denied": (
+        store_rq(GIVEN, leave_out=[0x0800], add=[us_element(0x0800, NO_DATA_SET)]),
+        False,
+    ),
+    "odd numbers": (
+        store_rq(GIVEN, leave_out=[0x0110], add=[element(0x0110, b"\1")]),
+        False,
+    ),
+    "instance of 70,000 bytes": (
+        store_rq(GIVEN, leave_out=[0x1000], add=[element(0x1000, b"1" * 70_000)]),
+        False,
+    ),
+    "instance that is a path": (
+        store_rq(GIVEN, leave_out=[0x1000], add=[uid_element(0x1000, "../../1.2")]),
+        False,
+    ),
+    "bytes above ASCII": (
+        store_rq(GIVEN, leave_out=[0x1000], add=[element(0x1000, b"\xff\xfe1.2")]),
+        False,
+    ),
+    "length beyond the end": (store_rq(GIVEN) + struct.pack("<HHI", 0, 0x5000, 1 << 30), False),
+    "cut off": (store_rq(GIVEN)[:-3], False),
+    "other group": (store_rq(GIVEN) + struct.pack("<HHI", 8, 0x18, 2) + b"1\0", False),
+    "nothing": (b"", False),
+    "rubbish": (bytes(range(255)), False),
+    "a response": (
+        command_set(
+            uid_element(0x0002, CR), us_element(0x0100, 0x8001), us_element(0x0120, 1),
+            us_element(0x0800, NO_DATA_SET), us_element(0x0900, 0),
+        ),
+        False,
+    ),
+    "of a service nobody offers": (
+        command_set(
+            uid_element(0x0002, CR), us_element(0x0100, 0x0020), us_element(0x0110, 1),
+            us_element(0x0700, 0), us_element(0x0800, 1),
+        ),
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_not_whole_costs_its_association_at_most(
+    victim: Victim, name: str
+) -> None:
+    dataset = make_dataset()
+    uid = str(dataset.SOPInstanceUID)
+    command, is_taken = COMMANDS[name]
+    raw = encode(dataset)
+    # The same length of UID would be chance; so the command is made for this instance here.
+    command = _for_instance(command, uid)
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(COMMAND | LAST, command) + p_data(LAST, raw))
+        try:
+            status = peer.status()
+        except (EOFError, KeyError, OSError):
+            status = None
+        peer.abort()
+    if is_taken:
+        assert status == 0x0000
+        assert victim.holds(uid, raw)
+    else:
+        assert status != 0x0000
+        assert not victim.knows(uid)
+
+
+def _for_instance(command: bytes, uid: str) -> bytes:
+    return command.replace(uid_element(0x1000, GIVEN), uid_element(0x1000, uid))
+
+
+def test_a_data_set_without_a_command_ends_the_association(victim: Victim) -> None:
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(LAST, encode(make_dataset())))
+        assert peer.ended()
+
+
+def test_a_context_that_was_not_accepted_ends_the_association(victim: Victim) -> None:
+    dataset = make_dataset()
+    with dial(victim.port).sock as sock:
+        peer = RawPeer(sock)
+        assert peer.associate((("1.2.3", ("1.2.840.10008.1.2",)),)) == ASSOCIATE_AC
+        assert not peer.accepted
+        peer.send(store_message(str(dataset.SOPInstanceUID), encode(dataset)))
+        assert peer.ended()
+    assert not victim.knows(dataset.SOPInstanceUID)
+
+
+def test_associations_opened_and_dropped_by_the_thousand_leave_nothing(victim: Victim) -> None:
+    request = associate_rq()
+
+    def drop(share: int) -> None:
+        for n in range(share, 1200, 3):
+            with suppress(OSError, EOFError):
+                peer = dial(victim.port)
+                if n % 4 == 1:
+                    peer.send(request[: n % len(request)])
+                elif n % 4 > 1:
+                    peer.associate()
+                (peer.reset if n % 3 else peer.close)()
+
+    droppers = [threading.Thread(target=drop, args=(share,)) for share in range(3)]
+    for dropper in droppers:
+        dropper.start()
+    most = 0
+    while any(dropper.is_alive() for dropper in droppers):
+        most = max(most, victim.threads())
+        time.sleep(0.05)
+    # Two for each association, at most 64 of them, and those that just end.
+    assert most < 300
+    seats = victim.running.spool.root / "seats"
+    wait_until(lambda: not seats.exists() or len(list(seats.iterdir())) <= 1, 15)
+
+
+def test_senders_of_a_byte_now_and_then_hold_up_nobody(victim: Victim, tmp_path: Path) -> None:
+    dataset = make_dataset()
+    message = store_message(str(dataset.SOPInstanceUID), encode(dataset))
+    request = associate_rq()
+    with ExitStack() as stack:
+        slow_requests = [stack.enter_context(dial(victim.port).sock) for _ in range(15)]
+        slow_data = [stack.enter_context(raw_peer(victim.port)).sock for _ in range(15)]
+        threads = victim.threads()
+        file = write_instance(tmp_path)
+        for at in range(30):
+            for sock in slow_requests:
+                with suppress(OSError):  # it is told to go
+                    sock.sendall(request[at : at + 1])
+            for sock in slow_data:
+                sock.sendall(message[at : at + 1])
+            time.sleep(0.1)
+            if at == 10:
+                storescu(victim.port, file)
+        assert victim.threads() <= threads + 4
+        # Who takes so long to ask for an association is sent away.
+        assert all(RawPeer(sock).ended(10) for sock in slow_requests)
+        for sock in slow_data:
+            assert not RawPeer(sock).ended(0.01)
+    assert not victim.knows(dataset.SOPInstanceUID)
+
+
+def test_a_peer_that_reads_no_answers_is_ended(victim: Victim) -> None:
+    dataset = make_dataset()
+    bad = store_message(str(dataset.SOPInstanceUID), b"no data set at all")
+    with raw_peer(victim.port) as peer:
+        with pytest.raises(ConnectionError):
+            peer.send(bad * 40_000)
+
+
+def test_a_data_set_that_never_ends_stops_at_the_watermark(tmp_path: Path) -> None:
+    room = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
+    data = room / f"pacsor-{new_uid()}"
+    data.mkdir()
+    free = shutil.disk_usage(room).free
+    try:
+        with receiver(
+            tmp_path,
+            DATA_DIR=data,
+            DISK_HIGH_WATERMARK=f"{(free - ENDLESS_BYTES // 4) // 1_000_000}MB",
+            DISK_LOW_WATERMARK=f"{(free - ENDLESS_BYTES // 8) // 1_000_000}MB",
+        ) as running:
+            running.spool.root = data / "spool"
+            victim = Victim(running, running.scp_pids()[0])
+            before = victim.resident_mb()
+            dataset = make_dataset()
+            uid = str(dataset.SOPInstanceUID)
+            piece = p_data(0, bytes(131_066))
+            with raw_peer(running.port) as peer:
+                peer.send(p_data(COMMAND | LAST, store_rq(uid)) + p_data(0, encode(dataset)))
+                for _ in range(ENDLESS_BYTES // len(piece)):
+                    peer.send(piece)
+                # It still goes on, and what came of it is gone already.
+                wait_until(running.nothing_half_written)
+                assert victim.resident_mb() < before + MARGIN_MB
+                peer.send(p_data(LAST, b"\0\0"))
+                assert peer.status() == 0xA700
+            assert not victim.knows(uid)
+    finally:
+        shutil.rmtree(data)
