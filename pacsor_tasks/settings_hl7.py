@@ -135,7 +135,7 @@ FIXED = frozenset(
 ) - {"ENABLE_HL7"}  # fmt: skip
 #: PACSOR's keys without meaning here: the log level is the gateway's.
 WITHOUT_EFFECT = frozenset({"LOG_LEVEL", "GCP_LOGS"})
-_NUMBERED = re.compile(r"(?P<name>[A-Z0-9_]*[A-Z1])_(?P<number>[2-9]|[1-9][0-9]+)")
+_NUMBERED = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*?)_(?P<number>[2-9]|[1-9][0-9]+)")
 
 
 def loadable(given: Mapping[str, Any]) -> dict[str, Any]:
