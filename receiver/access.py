@@ -67,7 +67,12 @@ def commitments(settings: Settings, process: Process) -> Commitments | None:
     """Storage Commitment, if it is offered."""
     if not settings.STORAGE_COMMITMENT:
         return None
-    return Commitments(process, settings.RECEIVER_AET, settings.commitment_peers)
+    return Commitments(
+        process,
+        settings.RECEIVER_AET,
+        settings.commitment_peers,
+        must_sync=settings.DURABILITY == "none",
+    )
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pacsor_tasks.dicom.headers import is_uid
-from pacsor_tasks.spool import INSTANCE_SUFFIX, Spool
+from pacsor_tasks.spool import INSTANCE_SUFFIX, Spool, fsync_dir
 
 NO_SUCH_INSTANCE, OTHER_CLASS = 0x0112, 0x0119
 #: A study that is just being closed is between two directories for so long. Seconds.
@@ -70,6 +70,10 @@ def judge(
             held.append(reference)
         else:
             failed.append((reference, reason))
+    if must_sync:
+        for directory in {found[reference.sop_instance_uid].parent for reference in held}:
+            with suppress(OSError):  # moved, and synced by that
+                fsync_dir(directory)
     promised = {reference.sop_instance_uid for reference in held}
     return Judgement(tuple(held), tuple(failed), tuple(_complete(spool, found, promised)))
 
