@@ -79,7 +79,7 @@ class Fuzzer:
     def _run(self, data: bytes) -> bool:
         """Whether the input did something new."""
         edges: set[Edge] = set()
-        watched = self._watched
+        watched, last = self._watched, 0
 
         def line(frame: FrameType, event: str, arg: Any) -> Any:
             nonlocal last
@@ -91,7 +91,6 @@ class Fuzzer:
         def call(frame: FrameType, event: str, arg: Any) -> Any:
             return line if frame.f_code.co_filename in watched else None
 
-        last = 0
         before = sys.gettrace()
         sys.settrace(call)
         try:

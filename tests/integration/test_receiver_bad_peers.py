@@ -455,9 +455,8 @@ def test_senders_of_a_byte_now_and_then_hold_up_nobody(victim: Victim, tmp_path:
 def test_a_peer_that_reads_no_answers_is_ended(victim: Victim) -> None:
     dataset = make_dataset()
     bad = store_message(str(dataset.SOPInstanceUID), b"no data set at all")
-    with raw_peer(victim.port) as peer:
-        with pytest.raises(ConnectionError):
-            peer.send(bad * 40_000)
+    with raw_peer(victim.port) as peer, pytest.raises(ConnectionError):
+        peer.send(bad * 40_000)
 
 
 def test_a_data_set_that_never_ends_stops_at_the_watermark(tmp_path: Path) -> None:

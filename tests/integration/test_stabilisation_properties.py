@@ -8,6 +8,7 @@ line of our code, and others act at any line of it. More examples: PACSOR_EXAMPL
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.spool import Manifest, Spool
 from receiver.associations import OpenAssociation
 from receiver.closing import Closer
+from receiver.durability import Durability
 from receiver.incoming import Incoming, Outcome
 from receiver.processes import Process, alive
 from receiver.stabilisation import Sweeper
@@ -52,7 +54,6 @@ class Scp:
     """A receiver process, as far as the spool can tell."""
 
     process: Process
-    stack: ExitStack
     incoming: Incoming
     associations: list[OpenAssociation] = field(default_factory=list)
 
@@ -84,6 +85,8 @@ class Gateway(RuleBasedStateMachine):
         #: instance → study, of those that were answered with success
         self.answered: dict[str, str] = {}
         self.sent: list[tuple[str, str]] = []
+        #: in order; where they were put
+        self.stored: list[tuple[Scp, Path]] = []
         #: instance → when it was last answered, and who sent it then
         self.arrivals: dict[str, tuple[float, OpenAssociation]] = {}
         #: association → studies it had success for
@@ -95,17 +98,17 @@ class Gateway(RuleBasedStateMachine):
 
     @initialize()
     def two_processes(self) -> None:
-        for _ in range(2):
-            self.a_process_starts()
+        for durability in ("instance", "group"):
+            self.a_process_starts(durability)
 
     # --- what happens
 
     @precondition(lambda self: len(self.scps) < 3)
-    @rule()
-    def a_process_starts(self) -> None:
-        stack = self._stack.enter_context(ExitStack())
-        process = stack.enter_context(alive(self.spool))
-        self.scps.append(Scp(process, stack, Incoming(process, "keep-first")))
+    @rule(durability=st.sampled_from(["instance", "group"]))
+    def a_process_starts(self, durability: str) -> None:
+        process = self._stack.enter_context(alive(self.spool))
+        incoming = Incoming(process, "keep-first", durability=Durability(durability))
+        self.scps.append(Scp(process, incoming))
 
     @precondition(lambda self: self.scps)
     @rule(at=indices)
@@ -117,6 +120,18 @@ class Gateway(RuleBasedStateMachine):
     def an_association_opens(self, at: int) -> None:
         scp = self.scps[at % len(self.scps)]
         scp.associations.append(OpenAssociation(scp.process, f"CR{at}", "10.0.0.1:4711"))
+
+    @rule(undone=st.integers(0, 4))
+    def the_machine_crashes(self, undone: int) -> None:
+        """Of instances that share their syncs, the last names may be undone; not the files."""
+        for n, (scp, path) in enumerate(self.stored[len(self.stored) - undone :]):
+            if scp.incoming.durability is Durability.GROUP and path.exists():
+                path.rename(self.spool.root / "tmp" / f"{scp.process.id}.{1000 + n}.part")
+        self.stored.clear()
+        for scp in list(self.scps):
+            self._die(scp)
+        self._new_sweeper()
+        self.sweeper.recover()
 
     @precondition(lambda self: self._open())
     @rule(at=indices)
@@ -224,7 +239,9 @@ class Gateway(RuleBasedStateMachine):
         for uid, study in self.answered.items():
             held = places.get((study, uid), [])
             assert held, f"{uid} was answered with success and is nowhere"
-            assert all(_data_set(path) == _content(uid) for path in held), f"{uid} is not whole"
+            assert all(_data_set(path) == _content(uid, study) for path in held), (
+                f"{uid} is not whole"
+            )
             complete = [p for p in held if p.parent.parent.name == study and _is_complete(p)]
             assert len(complete) <= 1, f"{uid} is in two revisions"
 
@@ -307,8 +324,9 @@ class Gateway(RuleBasedStateMachine):
             series_uid="1.2",
             transfer_syntax_uid=EXPLICIT_LE,
         )
-        outcome = scp.incoming.store(header, _content(uid), association)
+        outcome = scp.incoming.store(header, _content(uid, study), association)
         if outcome is Outcome.STORED:
+            self.stored.append((scp, self.spool.incoming_dir(study) / f"{uid}.dcm"))
             # What the clock that was set would have written, and never the same twice: all these
             # instances come within one of the file system's own ticks.
             at = int((1e9 + self.now + self.clock_offset_s) * 1e9) + len(self.sent)
@@ -347,8 +365,14 @@ class Gateway(RuleBasedStateMachine):
         return found
 
 
-def _content(uid: str) -> bytes:
-    return f"data of {uid} ".encode() * 3
+def _content(uid: str, study: str) -> bytes:
+    elements = [(0x0008, 0x0016, CR), (0x0008, 0x0018, uid), (0x0020, 0x000D, study)]
+    return b"".join(
+        struct.pack("<HH2sH", group, number, b"UI", len(value) + len(value) % 2)
+        + value.encode()
+        + b"\0" * (len(value) % 2)
+        for group, number, value in [*elements, (0x0020, 0x000E, "1.2")]
+    )
 
 
 def _data_set(path: Path) -> bytes:
