@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, or_, select, update
 
 from pacsor_tasks.ledger import gate, line
 from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger import statements as prepared
 from pacsor_tasks.ledger.runs import OPEN_DELIVERY, WAITING_FOR, WATCH_S
 from pacsor_tasks.ledger.store import (
     insert_missing,
     is_news,
-    losses_of,
     upsert,
-    without_idle_time,
 )
 from pacsor_tasks.models import (
     Delivery,
@@ -27,9 +26,6 @@ from pacsor_tasks.models import (
     Run,
     Step,
 )
-
-DELIVERY_COLUMNS = tuple(t.delivery.c[f.name] for f in fields(Delivery))
-RESULT_COLUMNS = tuple(t.result.c[f.name] for f in fields(Result))
 
 
 class DueDelivery(NamedTuple):
@@ -65,19 +61,14 @@ class Deliveries(line.Messages):
 
     def of_run(self, run_id: str) -> list[Delivery]:
         """The run's deliveries, by destination."""
-        query = (
-            select(*DELIVERY_COLUMNS)
-            .where(t.delivery.c.run_id == run_id)
-            .order_by(t.delivery.c.destination)
-        )
         with self.read() as c:
-            return [to_delivery(row) for row in c.execute(query).mappings()]
+            rows = c.execute(prepared.DELIVERIES_OF_RUN, {"run": run_id}).mappings()
+            return [to_delivery(row) for row in rows]
 
     def get(self, delivery_id: str) -> Delivery | None:
         """The delivery, or None."""
-        query = select(*DELIVERY_COLUMNS).where(t.delivery.c.id == delivery_id)
         with self.read() as c:
-            row = c.execute(query).mappings().first()
+            row = c.execute(prepared.DELIVERY, {"delivery": delivery_id}).mappings().first()
         return None if row is None else to_delivery(row)
 
     def fan_out(self, run: Run, totals: Mapping[str, int], event: tuple[str, str]) -> bool:
@@ -135,29 +126,10 @@ class Deliveries(line.Messages):
                 return None
             if not line.is_first(c, delivery_id, now):
                 return None
-            row = (
-                c.execute(
-                    update(t.delivery)
-                    .where(
-                        t.delivery.c.id == delivery_id,
-                        t.delivery.c.state.in_(OPEN_DELIVERY),
-                        t.delivery.c.lease_until < now,
-                        t.delivery.c.due_at <= now,
-                    )
-                    .values(
-                        owner=owner,
-                        lease_until=now + lease_s,
-                        attempts=t.delivery.c.attempts + 1,
-                        losses=losses_of(t.delivery),
-                        active_since=without_idle_time(t.delivery.c.active_since, t.delivery, now),
-                        waiting_for=None,
-                        held=False,
-                    )
-                    .returning(*DELIVERY_COLUMNS)
-                )
-                .mappings()
-                .first()
-            )
+            parameters = {
+                "delivery": delivery_id, "now": now, "holder": owner, "until": now + lease_s,
+            }  # fmt: skip
+            row = c.execute(prepared.CLAIM_DELIVERY, parameters).mappings().first()
         return None if row is None else to_delivery(row)
 
     def renew(self, delivery_id: str, owner: str, lease_s: float) -> bool:
@@ -260,48 +232,23 @@ class Deliveries(line.Messages):
         rows = [{"delivery_id": delivery.id, "at": now, **answer._asdict()} for answer in answers]
         with self.write() as c:
             c.execute(upsert(c, t.delivery_instance), rows)
-            sent = (
-                select(func.count())
-                .select_from(t.delivery_instance)
-                .where(
-                    t.delivery_instance.c.delivery_id == delivery.id,
-                    t.delivery_instance.c.delivered.is_(True),
-                )
-                .scalar_subquery()
-            )
-            query = (
-                update(t.delivery)
-                .where(t.delivery.c.id == delivery.id)
-                .values(sent=sent)
-                .returning(t.delivery.c.owner)
-            )
-            return c.execute(query).scalar() == delivery.owner
+            owner = c.execute(prepared.COUNT_SENT, {"delivery": delivery.id}).scalar()
+        return bool(owner == delivery.owner)
 
     def unsent(self, delivery: Delivery) -> list[Result]:
         """The run's results that this destination does not have yet, in their order."""
-        done = select(t.delivery_instance.c.result_id).where(
-            t.delivery_instance.c.delivery_id == delivery.id,
-            t.delivery_instance.c.delivered.is_(True),
-        )
-        query = (
-            select(*RESULT_COLUMNS)
-            .where(t.result.c.run_id == delivery.run_id, t.result.c.id.not_in(done))
-            .order_by(t.result.c.id)
-        )
+        parameters = {"run": delivery.run_id, "delivery": delivery.id}
         with self.read() as c:
-            return [Result(**row) for row in c.execute(query).mappings()]
+            rows = c.execute(prepared.UNSENT, parameters).mappings()
+            return [Result(**row) for row in rows]
 
     # --- results
 
     def outcomes(self, run_id: str) -> dict[str, tuple[str, str | None]]:
         """Inference command → (outcome, reason), for those that are settled."""
-        query = (
-            select(t.command.c.name, t.command.c.outcome, t.command.c.reason)
-            .where(t.command.c.run_id == run_id)
-            .order_by(t.command.c.name)
-        )
         with self.read() as c:
-            return {row.name: (row.outcome, row.reason) for row in c.execute(query)}
+            rows = c.execute(prepared.COMMANDS, {"run": run_id})
+            return {row.name: (row.outcome, row.reason) for row in rows}
 
     def record_command(
         self,
@@ -352,9 +299,8 @@ class Deliveries(line.Messages):
 
     def count_results(self, run_id: str) -> int:
         """How many DICOM instances the AI returned for a run."""
-        query = select(func.count()).select_from(t.result).where(t.result.c.run_id == run_id)
         with self.read() as c:
-            return int(c.execute(query).scalar_one())
+            return int(c.execute(prepared.COUNT_RESULTS, {"run": run_id}).scalar_one())
 
     def _commit(
         self, delivery: Delivery, values: Mapping[str, Any], event: tuple[str, str] | None

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, bindparam, exists, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, exists, or_, select, update
 
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.store import (
-    Store,
-    insert_missing,
-    is_news,
-    losses_of,
-    without_idle_time,
-)
+from pacsor_tasks.ledger import statements as prepared
+from pacsor_tasks.ledger.statements import OPEN_DELIVERY as OPEN_DELIVERY
+from pacsor_tasks.ledger.statements import TERMINAL as TERMINAL
+from pacsor_tasks.ledger.store import Store, insert_missing, is_news
 from pacsor_tasks.models import (
     DeliveryState,
     Instance,
@@ -27,8 +23,6 @@ from pacsor_tasks.models import (
     Step,
 )
 
-TERMINAL = tuple(s for s in RunState if s.is_terminal)
-OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
 #: How often a run that waits for its deliveries is looked at, seconds.
 WATCH_S = 30.0
 
@@ -41,8 +35,6 @@ WAITING_FOR = {
     Step.DELIVER: "its deliveries",
     Step.CLEANUP: "a worker to clean up",
 }
-RUN_COLUMNS = tuple(t.run.c[f.name] for f in fields(Run))
-INSTANCE_COLUMNS = tuple(t.instance.c[f.name] for f in fields(Instance))
 
 
 class Due(NamedTuple):
@@ -59,7 +51,7 @@ class Runs(Store):
     def get(self, run_id: str) -> Run | None:
         """The run, or None."""
         with self.read() as c:
-            row = c.execute(select(*RUN_COLUMNS).where(t.run.c.id == run_id)).mappings().first()
+            row = c.execute(prepared.RUN, {"run": run_id}).mappings().first()
         return None if row is None else to_run(row)
 
     def claim(
@@ -80,41 +72,18 @@ class Runs(Store):
         with self.write(lasting=False) as c:
             if step in gate.ASKING and not gate.admit(c, PeerKind.CORE, run_id, now, bounds):
                 return None
-            row = (
-                c.execute(
-                    update(t.run)
-                    .where(
-                        t.run.c.id == run_id,
-                        t.run.c.step == step,
-                        t.run.c.state.not_in(TERMINAL),
-                        t.run.c.lease_until < now,
-                        t.run.c.due_at <= now,
-                    )
-                    .values(
-                        owner=owner,
-                        lease_until=now + lease_s,
-                        attempts=t.run.c.attempts + 1,
-                        losses=losses_of(t.run),
-                        step_since=without_idle_time(t.run.c.step_since, t.run, now),
-                        state=step.state,
-                        waiting_for=None,
-                        held=False,
-                    )
-                    .returning(*RUN_COLUMNS)
-                )
-                .mappings()
-                .first()
-            )
+            parameters = {
+                "run": run_id, "at": step, "as_state": step.state, "now": now, "holder": owner,
+                "until": now + lease_s,
+            }  # fmt: skip
+            row = c.execute(prepared.CLAIM_RUN, parameters).mappings().first()
         return None if row is None else to_run(row)
 
     def renew(self, run_id: str, owner: str, lease_s: float) -> bool:
         """Prolong a lease; False when it was lost (cancelled, or taken after it ran out)."""
         with self.write(lasting=False) as c:
-            done = c.execute(
-                update(t.run)
-                .where(*_mine(run_id, owner))
-                .values(lease_until=self.clock() + lease_s)
-            )
+            until = self.clock() + lease_s
+            done = c.execute(prepared.RENEW_RUN, {"run": run_id, "holder": owner, "until": until})
         return done.rowcount == 1
 
     def advance(self, run: Run, to: Step, event: tuple[str, str] | None = None) -> bool:
@@ -128,27 +97,10 @@ class Runs(Store):
         Returns:
             False when the lease was lost: nothing was written.
         """
-        now = self.clock()
-        is_end = to is Step.END
+        parameters = prepared.move(to, self.clock())
+        parameters |= {"run": run.id, "holder": run.owner, "why": WAITING_FOR.get(to)}
         with self.write(lasting=False) as c:
-            done = c.execute(
-                update(t.run)
-                .where(*_mine(run.id, run.owner))
-                .values(
-                    step=to,
-                    state=to.state,
-                    owner=None,
-                    lease_until=0,
-                    attempts=0,
-                    losses=0,
-                    step_since=now,
-                    due_at=None if is_end else now,
-                    enqueued_at=now,
-                    waiting_for=WAITING_FOR.get(to),
-                    finished_at=now if is_end else None,
-                    error=None,
-                )
-            )
+            done = c.execute(prepared.ADVANCE_RUN, parameters)
             if done.rowcount and event:
                 self.add_event(
                     c, study_uid=run.study_uid, run_id=run.id, kind=event[0], message=event[1]
@@ -218,12 +170,9 @@ class Runs(Store):
         at_deliver = (
             t.run.c.id == run_id, t.run.c.step == Step.DELIVER, t.run.c.state.not_in(TERMINAL),
         )  # fmt: skip
-        every = select(t.delivery.c.destination, t.delivery.c.state).where(
-            t.delivery.c.run_id == run_id
-        )
         with self.write(lasting=False) as c:
             # One look at all of them: a second one could see what ended in between.
-            found = c.execute(every).all()
+            found = c.execute(prepared.STATES_OF_DELIVERIES, {"run": run_id}).all()
             if any(delivery.state in OPEN_DELIVERY for delivery in found):
                 return False
             names = sorted(d.destination for d in found if d.state == DeliveryState.QUARANTINED)
@@ -299,14 +248,10 @@ class Runs(Store):
 
     def instances(self, run_id: str, outcomes: Sequence[InstanceOutcome]) -> list[Instance]:
         """The run's instances with one of these outcomes, in the order received."""
-        query = (
-            select(*INSTANCE_COLUMNS)
-            .join(t.run_instance, t.run_instance.c.instance_id == t.instance.c.id)
-            .where(t.run_instance.c.run_id == run_id, t.run_instance.c.outcome.in_(outcomes))
-            .order_by(t.instance.c.id)
-        )
+        parameters = {"run": run_id, "outcomes": list(outcomes)}
         with self.read() as c:
-            return [Instance(**row) for row in c.execute(query).mappings()]
+            rows = c.execute(prepared.INSTANCES, parameters).mappings()
+            return [Instance(**row) for row in rows]
 
     def set_outcomes(
         self, run_id: str, decided: Sequence[tuple[int, InstanceOutcome, str | None]]
@@ -314,16 +259,9 @@ class Runs(Store):
         """Record (instance id, outcome, reason) of many instances in one transaction."""
         if not decided:
             return
-        query = (
-            update(t.run_instance)
-            .where(
-                t.run_instance.c.run_id == run_id, t.run_instance.c.instance_id == bindparam("of")
-            )
-            .values(outcome=bindparam("to"), reason=bindparam("why"))
-        )
-        rows = [{"of": of, "to": to, "why": why} for of, to, why in decided]
+        rows = [{"run": run_id, "of": of, "to": to, "why": why} for of, to, why in decided]
         with self.write(lasting=False) as c:
-            c.execute(query, rows)
+            c.execute(prepared.SET_OUTCOME, rows)
 
     def record_uploaded(self, run: Run, instances: Sequence[Instance]) -> None:
         """Instances that the core has now: never uploaded to it again unless relaunched."""

@@ -7,28 +7,21 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
-    Table,
-    case,
     func,
-    insert,
     select,
     text,
-    update,
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pacsor_tasks.errors import PeerUnavailable
-from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger import statements as prepared
 from pacsor_tasks.models import Delivery, Run
 
 Clock = Callable[[], float]
 
-#: Work that starts later than this was not tried meanwhile: the gateway was off, or swamped.
-IDLE_S = 300.0
 #: First half of the advisory lock of a study, so that no other lock of ours can meet it.
 STUDY_LOCK = 0x73747564
 
@@ -107,20 +100,12 @@ class Store:
         `by` names the operator whose doing it was.
         """
         now = self.clock()
-        connection.execute(
-            insert(t.event).values(
-                at=now,
-                study_uid=study_uid,
-                run_id=run_id,
-                destination=destination,
-                kind=kind,
-                message=message,
-                by=by,
-            )
-        )
-        connection.execute(
-            update(t.study).where(t.study.c.study_uid == study_uid).values(updated_at=now)
-        )
+        row = {
+            "at": now, "study_uid": study_uid, "run_id": run_id, "destination": destination,
+            "kind": kind, "message": message, "by": by,
+        }  # fmt: skip
+        connection.execute(prepared.ADD_EVENT, row)
+        connection.execute(prepared.TOUCH_STUDY, {"study": study_uid, "now": now})
 
 
 def insert_missing(connection: Connection, table: Any) -> Any:
@@ -153,18 +138,6 @@ def is_news(work: Run | Delivery, error: str) -> bool:
     Three days of tries at a peer that is away would else be two thousand lines of each delivery.
     """
     return error != work.error or work.attempts & (work.attempts - 1) == 0
-
-
-def losses_of(table: Table) -> ColumnElement[int]:
-    """One more when the former holder never gave its lease back: its process died."""
-    return case((table.c.owner.is_not(None), table.c.losses + 1), else_=table.c.losses)
-
-
-def without_idle_time(
-    since: ColumnElement[float], table: Table, now: float
-) -> ColumnElement[float]:
-    """The horizon counts the time in which it was tried, not that in which the gateway was off."""
-    return case((table.c.due_at < now - IDLE_S, since + (now - table.c.due_at)), else_=since)
 
 
 def lock_study(connection: Connection, study_uid: str) -> None:
