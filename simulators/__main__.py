@@ -1,4 +1,4 @@
-"""`python -m simulators milvue|pacs|ris`: one simulator as a process of its own."""
+"""`python -m simulators milvue|pacs|ris|tcr`: one simulator as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Simulator(Protocol):
-    """What the three have in common."""
+    """What they have in common."""
 
     def start(self) -> Self:
         """Listen."""
@@ -51,7 +51,7 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 
 @click.group()
 def main() -> None:
-    """The peers of a gateway, simulated: an AI service, a PACS, a RIS."""
+    """The peers of a gateway, simulated: an AI service, a PACS, a RIS, TechCare Report."""
 
 
 @main.command()
@@ -130,6 +130,32 @@ def ris(answer: str, **options: Any) -> None:
         )
 
     run(make, lambda server: {"host": server.host, "port": server.port}, options["port_file"])
+
+
+@main.command()
+@common
+@click.option("--token", multiple=True, help="Accepted token; any if none")
+@click.option("--pubsub-port", default=0, help="Port of Web PubSub; 0 for a free one")
+def tcr(token: tuple[str, ...], pubsub_port: int, **options: Any) -> None:
+    """The TechCare Report API with its Web PubSub. Control also under /_simulator/."""
+    from simulators.tcr import TcrSimulator
+
+    def make() -> TcrSimulator:
+        return TcrSimulator(
+            token=token or None,
+            host=options["host"],
+            port=options["port"],
+            pubsub_port=pubsub_port,
+            journal_path=options["journal"],
+            switches_file=options["switches"],
+            **parse_settings(options["settings"]),
+        )
+
+    def address(server: TcrSimulator) -> dict[str, Any]:
+        pubsub = server.pubsub.port if server.pubsub is not None else None
+        return {"url": server.url, "port": server.port, "pubsub_port": pubsub}
+
+    run(make, address, options["port_file"])
 
 
 S = TypeVar("S", bound=Simulator)
