@@ -28,7 +28,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -132,13 +132,18 @@ class Spool:
         """
         bucket = hashlib.sha256(_uid(study_uid).encode()).hexdigest()[:2]
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        with ExitStack() as held:
-            # flock belongs to the open file, so a new one per use also excludes our own threads.
-            lock = held.enter_context(_opened(self.root / "locks" / f"{bucket}.lock"))
-            with _opened(self.root / "locks" / f"{bucket}.gate") as gate:
+        # flock belongs to the open file, so a new one per use also excludes our own threads.
+        lock = _open(f"{self.root}/locks/{bucket}.lock")
+        try:
+            gate = _open(f"{self.root}/locks/{bucket}.gate")
+            try:
                 fcntl.flock(gate, fcntl.LOCK_EX)
                 fcntl.flock(lock, mode)
+            finally:
+                os.close(gate)
             yield
+        finally:
+            os.close(lock)
 
     def request_stable(self, study_uid: str, reason: str = REQUESTED) -> bool:
         """Say that a study is complete: it is closed at the next look, whatever is still open.
@@ -320,13 +325,9 @@ def fsync_dir(path: Path) -> None:
         os.close(fd)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _open(path: str) -> int:
+    # A string, not a Path: this is done for each instance received.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
 def _uid(value: str) -> str:

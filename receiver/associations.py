@@ -31,8 +31,8 @@ class OpenAssociation:
         self.peer = peer
         self.n_stored = 0
         self.n_refused = 0
-        #: study → inode of the incoming directory it joined; None between mark and directory
-        self._joined: dict[str, int | None] = {}
+        #: study → the incoming directory it joined, and its inode; None between mark and directory
+        self._joined: dict[str, tuple[Path, int] | None] = {}
         self._warned: set[str] = set()
 
     def join(self, study_uid: str) -> Path:
@@ -43,11 +43,12 @@ class OpenAssociation:
         Raises:
             OSError: The spool cannot be written.
         """
+        joined = self._joined.get(study_uid)
+        if joined is not None and _inode(joined[0]) == joined[1]:
+            return joined[0]
         spool = self.process.spool
         directory = spool.incoming_dir(study_uid)
         inode = _inode(directory)
-        if inode is not None and self._joined.get(study_uid) == inode:
-            return directory
         self._joined[study_uid] = None
         self._mark(study_uid)
         # Whoever was the last one out before is it no longer.
@@ -57,7 +58,7 @@ class OpenAssociation:
         journal.append(directory, "association", calling_aet=self.calling_aet)
         # Also when another process made the directory: it may not have come to this line.
         fsync_dir(directory.parent)
-        self._joined[study_uid] = directory.stat().st_ino
+        self._joined[study_uid] = directory, directory.stat().st_ino
         return directory
 
     def warn_once(self, study_uid: str) -> bool:
@@ -160,6 +161,6 @@ def _marks_dir(spool: Spool, study_uid: str) -> Path:
 
 def _inode(directory: Path) -> int | None:
     try:
-        return directory.stat().st_ino
+        return os.stat(directory).st_ino  # noqa: PTH116 - for each instance received
     except FileNotFoundError:
         return None

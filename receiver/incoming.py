@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -121,7 +121,8 @@ class Partial:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self.path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)  # noqa: PTH108 - for each instance received
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,12 @@ class Incoming:
         study_uid = header.study_uid
         with self.process.spool.study_lock(study_uid, exclusive=False):
             directory = association.join(study_uid)
-            final = directory / f"{header.sop_instance_uid}{INSTANCE_SUFFIX}"
+            final = f"{directory}/{header.sop_instance_uid}{INSTANCE_SUFFIX}"
             try:
                 os.link(partial, final)
                 outcome = Outcome.STORED
             except FileExistsError:
-                outcome = self._again(partial, final, header.sop_instance_uid)
+                outcome = self._again(partial, Path(final), header.sop_instance_uid)
             if self.durability is Durability.INSTANCE:
                 # Also for a duplicate: whoever sent it first may not have come to this line.
                 fsync_dir(directory)
