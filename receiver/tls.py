@@ -139,11 +139,7 @@ def shake_hands(connection: ssl.SSLSocket, timeout_s: float) -> None:
 def _why(exc: Exception) -> NoTls:
     if isinstance(exc, TimeoutError):
         return NoTls("the handshake was not finished in time")
-    if isinstance(exc, ssl.SSLError):
-        if exc.reason is None:
-            silent = NoTls("hung up in the handshake")
-            silent.is_silent = True
-            return silent
+    if isinstance(exc, ssl.SSLError) and exc.reason and not isinstance(exc, ssl.SSLEOFError):
         words = exc.reason.replace("_", " ").lower()
         told = NoTls(f"{words}: it does not speak TLS" if words in NOT_TLS else words)
         told.has_no_certificate = exc.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE"

@@ -195,6 +195,12 @@ def test_the_health_check_speaks_tls(open_tls: Receiver, mutual: Receiver) -> No
         address = f"127.0.0.1:{running.port}"
         assert healthcheck.main(["dicom-tls", address]) == 0
         assert healthcheck.main(["tcp", address]) == 0
+        # As the admin pages look whether somebody listens: every five seconds.
+        with closing(dial(running.port).sock):
+            pass
+        assert echoscu(running.port)[0] != 0
+        wait_until(lambda running=running: refused_details(running))  # type: ignore[misc]
+        assert not {d for d in refused_details(running) if "eof" in d or "hung up" in d}
     assert "peer did not return a certificate" not in refused_details(mutual)
 
 
