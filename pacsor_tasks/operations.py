@@ -97,7 +97,6 @@ def skip_delivery(delivery_id: str, by: str, reason: str, ports: Ports) -> Subje
         Conflict: It is over, or no reason was given.
     """
     subject = ports.ledger.verbs.skip_delivery(delivery_id, name_of(by), _required(reason))
-    _settle(subject.run_id, ports)
     log.info("operator.skipped", delivery=delivery_id)
     return subject
 
@@ -211,15 +210,6 @@ def _require_results(delivery_id: str, ports: Ports) -> None:
 def _probe_now(delivery_id: str, ports: Ports) -> None:
     destination = delivery_id.partition(":")[2]
     ports.ledger.peers.probe_now(PeerName(PeerKind.DESTINATION, destination))
-
-
-def _settle(run_id: str, ports: Ports) -> None:
-    if not ports.ledger.runs.settle(run_id):
-        return
-    try:
-        pipeline.launch(run_id, Step.CLEANUP, ())
-    except PeerUnavailable as exc:
-        log.warning("launch.deferred", run_id=run_id, error=str(exc))
 
 
 def launch_all(run_ids: list[str], ports: Ports) -> None:

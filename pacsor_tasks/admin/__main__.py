@@ -15,6 +15,7 @@ from pacsor_tasks.admin.deps import AdminDeps, Flower
 from pacsor_tasks.admin.health import Health, Probe
 from pacsor_tasks.app import app as celery
 from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import migrate
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.ports import Ports
@@ -58,6 +59,7 @@ def main() -> int:
 def _deps(settings: Settings, ports: Ports) -> AdminDeps:
     token = settings.ADMIN_TOKEN
     return AdminDeps(
+        ports=ports,
         studies=ports.ledger.studies,
         receiving=Receiving(
             ports.spool,
@@ -68,6 +70,7 @@ def _deps(settings: Settings, ports: Ports) -> AdminDeps:
         complete=lambda study_uid: operations.complete(study_uid, ports.spool),
         health=_health(settings, ports),
         config=config_view.masked(settings),
+        hl7_config=Hl7Config(settings),
         token=token.get_secret_value() if token is not None else None,
         allow_get_relaunch=settings.ADMIN_ALLOW_GET_RELAUNCH,
         flower=Flower(port=settings.FLOWER_PORT, is_loopback=is_loopback(settings.FLOWER_HOST)),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client.exposition import choose_encoder
@@ -156,18 +156,3 @@ def complete(deps: Deps, study_uid: StudyUid) -> dict[str, str]:
     """Close a study that is being received, as it is: 202; 404 when nothing of it is."""
     deps.complete(study_uid)
     return {"study_instance_uid": study_uid}
-
-
-@router.get("/config/")
-def config(deps: Deps) -> dict[str, Any]:
-    """The effective settings, secrets masked."""
-    return dict(deps.config)
-
-
-@router.post("/config/load/{name}")
-def load_config(
-    name: Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")],
-) -> JSONResponse:
-    """PACSOR's route to load an HL7 configuration at run time: not in this release."""
-    detail = "loading an HL7 configuration at run time is not in this release"
-    return JSONResponse({"detail": detail, "name": name}, status_code=501)

@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from pacsor_tasks import __version__
-from pacsor_tasks.admin import api, metrics, pages, refused
+from pacsor_tasks.admin import api, hl7, metrics, operate, pages, peers, refused
 from pacsor_tasks.admin.changes import Changes
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.recent import Recent
@@ -28,7 +28,7 @@ from pacsor_tasks.errors import NotFound, PacsorError, Permanent, Retryable
 log = structlog.get_logger(__name__)
 
 STATIC = Path(__file__).parent / "static"
-#: No route takes a body but the login form.
+#: Bodies are forms and wishes of a few lines.
 MAX_BODY_BYTES = 64 * 1024
 RETRY_AFTER_S = 5
 NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
@@ -52,11 +52,16 @@ def create_app(deps: AdminDeps) -> FastAPI:
     app.state.registry = metrics.registry(deps)
     app.state.changes = Changes(deps.studies, deps.receiving.by_study)
     app.state.totals = Recent(deps.studies.totals)
+    app.state.peers = Recent(lambda: peers.listing(deps.ports))
     app.state.health_limiter = anyio.CapacityLimiter(8)
     app.include_router(api.router)
+    app.include_router(operate.api)
+    app.include_router(hl7.api)
     app.include_router(pages.router, include_in_schema=False)
+    app.include_router(hl7.pages, include_in_schema=False)
     app.include_router(refused.api)
     app.include_router(refused.pages, include_in_schema=False)
+    app.include_router(operate.pages, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(PacsorError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from pacsor_tasks.admin.health import Report
+from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger.studies import Studies
+from pacsor_tasks.ports import Ports
 from pacsor_tasks.receiving import Receiving
 from pacsor_tasks.refusals import Refused
 
@@ -27,6 +29,8 @@ class Flower:
 class AdminDeps:
     """Everything the routes call."""
 
+    #: what the operator's verbs act on
+    ports: Ports
     studies: Studies
     #: what is in the spool but not in the ledger yet
     receiving: Receiving
@@ -37,6 +41,8 @@ class AdminDeps:
     health: Callable[[], Report]
     #: the effective settings, secrets masked already
     config: Mapping[str, Any] = field(default_factory=dict)
+    #: what counts for the HL7 messages, and may be loaded at run time
+    hl7_config: Hl7Config | None = None
     #: what is asked of everybody but /healthz; None: open, to this machine only
     token: str | None = None
     #: pause before a wrong token is answered, seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -16,11 +17,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from pacsor_tasks import __version__
+from pacsor_tasks.admin import peers
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.health import Report
 from pacsor_tasks.arrivals import Arrival, ArrivalState
 from pacsor_tasks.errors import PacsorError
-from pacsor_tasks.models import DeliveryState
+from pacsor_tasks.models import DeliveryState, PeerState
 from pacsor_tasks.refusals import Reason, Refused
 
 
@@ -48,10 +50,12 @@ class _Gateway(Collector):
         try:
             counts = self._deps.studies.counts()
             oldest_at = self._deps.studies.oldest_unfinished_at()
+            everybody = peers.listing(self._deps.ports)
         except PacsorError:
             return  # pacsor_ledger_up says so; absent series are no zeros
         yield _gauge("pacsor_runs", "Runs by state", "state", counts["runs"])
         yield _deliveries(counts["deliveries"])
+        yield from _peers(everybody)
         yield GaugeMetricFamily(
             "pacsor_oldest_unfinished_run_age_seconds",
             "Age of the oldest run that is not finished; 0 when all are",
@@ -88,6 +92,19 @@ def _from_spool(arrivals: Sequence[Arrival]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "pacsor_outbox_revisions", "Revisions that no worker has recorded yet", value=n_stable
     )
+
+
+def _peers(everybody: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    away, paused, waiting = {}, {}, {}
+    for entry in everybody:
+        # The two kinds may share a name.
+        name = f"{entry['kind']} {entry['name']}"
+        away[name] = float(entry["state"] in {PeerState.OPEN, PeerState.TRIAL})
+        paused[name] = float(entry["state"] == PeerState.PAUSED)
+        waiting[name] = float(entry["waiting"])
+    yield _gauge("pacsor_breaker_open", "1 while a peer is left alone or on trial", "peer", away)
+    yield _gauge("pacsor_peer_paused", "1 while an operator has paused it", "peer", paused)
+    yield _gauge("pacsor_peer_waiting", "Work that waits for a peer", "peer", waiting)
 
 
 def _refused(found: Refused) -> CounterMetricFamily:

@@ -12,11 +12,12 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from pacsor_tasks import __version__
-from pacsor_tasks.admin import api, views
+from pacsor_tasks.admin import api, peers, views
 from pacsor_tasks.admin.deps import AdminDeps, Deps
 from pacsor_tasks.admin.recent import Recent
 from pacsor_tasks.admin.security import SESSION_S, Sessions, failed, local_path
 from pacsor_tasks.errors import NotFound, PacsorError
+from pacsor_tasks.ledger import iso
 from pacsor_tasks.models import RunState
 
 PAGE_SIZE = 50
@@ -24,7 +25,23 @@ PAGE_SIZE = 50
 MAX_ARRIVALS = 50
 #: What needs a person comes first.
 STATE_ORDER = sorted(RunState, key=lambda state: state is not RunState.FAILED)
-TITLES = {404: "Not here", 405: "Not this way", 422: "Not understood", 503: "Not available"}
+TITLES = {
+    404: "Not here",
+    405: "Not this way",
+    409: "Not now",
+    422: "Not understood",
+    503: "Not available",
+}
+
+#: What a button without JavaScript has done, by the word its answer brings along.
+DONE = {
+    "retry": "It is tried again now.",
+    "skip": "Skipped.",
+    "reroute": "Re-routed.",
+    "cancel": "The run is cancelled.",
+    "pause": "Paused.",
+    "resume": "Resumed.",
+}
 
 router = APIRouter()
 _templates = jinja2.Environment(
@@ -89,7 +106,19 @@ def study(
     is_held = any(r["removed_at"] is None and r["instances"] for r in found["revisions"])
     return render(
         request, "study.html", study=found, event_id=event_id, relaunched=relaunched,
-        is_held=is_held, arrivals=arrivals, completed=completed,
+        is_held=is_held, arrivals=arrivals, completed=completed, done=_done(request),
+        reroutes=lambda run, delivery: peers.reroutes(deps.ports, run, delivery),
+    )  # fmt: skip
+
+
+@router.get("/destinations", response_class=HTMLResponse)
+def destinations(request: Request, deps: Deps) -> Response:
+    """Cores and destinations: whether each is talked to, and why not."""
+    event_id = deps.studies.last_event_id()
+    happened = [{**e, "at": iso(e["at"])} for e in deps.ports.ledger.peers.events()]
+    return render(
+        request, "destinations.html", everybody=peers.listing(deps.ports), events=happened,
+        event_id=event_id, done=_done(request),
     )  # fmt: skip
 
 
@@ -171,12 +200,13 @@ def _login_page(target: str, *, refused: bool = False) -> Response:
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """A page of ours."""
+    """A page with what every page shows."""
     deps: AdminDeps = request.app.state.deps
     text = _templates.get_template(template).render(
         **context,
         status=status,
         health=deps.health(),
+        unwell=_unwell(request),
         flower=_flower(request, deps),
         has_login=deps.token is not None,
         receiver=deps.receiver,
@@ -199,6 +229,18 @@ def _flower(request: Request, deps: AdminDeps) -> str | None:
 def _arrivals(deps: AdminDeps, prefix: str) -> list[dict[str, Any]]:
     found = deps.receiving.arrivals()
     return [arrival.to_json() for arrival in found if arrival.study_uid.startswith(prefix)]
+
+
+def _done(request: Request) -> str | None:
+    return DONE.get(request.query_params.get("done", ""))
+
+
+def _unwell(request: Request) -> list[dict[str, Any]]:
+    listing: Recent[list[dict[str, Any]]] = request.app.state.peers
+    try:
+        return peers.unwell(listing())
+    except PacsorError:
+        return []
 
 
 def _totals(request: Request) -> dict[str, int] | None:

@@ -151,7 +151,7 @@ def _wait(item: Json, who: str | None) -> Wait:
 
 def _without(who: str | None, text: str) -> str:
     """The text without the destination's name in front: it stands there already."""
-    return text.removeprefix(f"{who}: ")
+    return text.removeprefix(f"{who}: ").removeprefix(f"destination {who} ")
 
 
 def problems(run: Json) -> list[Problem]:

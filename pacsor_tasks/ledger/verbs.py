@@ -263,6 +263,14 @@ class Verbs(Store):
             )
         )
         self._reopen(c, run)
+        # The sweep looks whether that was the last one, and moves the run on.
+        c.execute(
+            update(t.run)
+            .where(
+                t.run.c.id == run["id"], t.run.c.step == Step.DELIVER, t.run.c.due_at.is_not(None)
+            )
+            .values(due_at=self.clock(), enqueued_at=0)
+        )
 
     def _reopen(self, c: Connection, run: RowMapping) -> None:
         """Let a run that failed by a quarantined delivery wait for its deliveries again."""

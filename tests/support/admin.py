@@ -12,10 +12,13 @@ from pacsor_tasks import operations
 from pacsor_tasks.admin.app import create_app
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.health import Check, Report
+from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.ledger import Ledger, Target
+from pacsor_tasks.ports import Ris
 from pacsor_tasks.receiving import Receiving
 from pacsor_tasks.spool import Spool
-from tests.support.ledger_seed import PACS, RIS, Clock, Seed, new_ledger
+from tests.support.bench import Bench
+from tests.support.ledger_seed import PACS, PACS_2, RIS, Clock, Seed, new_ledger
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Using `httpx` with", category=UserWarning)
@@ -63,7 +66,20 @@ def new_admin(directory: Path) -> Admin:
 
     spool = Spool(directory / "spool")
     spool.prepare()
+    bench = Bench(
+        directory,
+        ledger,
+        pacs={
+            name: Pacs(
+                name=name, called_aet="PACS", calling_aet="MILVUE", connect_timeout_s=1,
+                timeout_s=1, host="127.0.0.1", port=11112,
+            )
+            for name in (PACS[0], PACS_2[0])
+        },
+        ris={RIS[0]: Ris(name=RIS[0], timeout_s=1, host="127.0.0.1", port=2575)},
+    )  # fmt: skip
     deps = AdminDeps(
+        ports=bench.ports,
         studies=ledger.studies,
         receiving=Receiving(spool, quiet_s=QUIET_S, max_wait_s=600),
         relaunch=relaunch,

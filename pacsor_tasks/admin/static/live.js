@@ -218,13 +218,13 @@
   const relaunchForm = document.getElementById("relaunch");
 
   async function act(form, failed, success) {
-    const button = form.querySelector("button");
+    const button = form.querySelector("button[type=submit]");
     button.disabled = true;
     let text;
     let tone = "tone-good";
     try {
-      const answer = await fetch(form.dataset.action, { method: "POST" });
-      const said = await answer.json();
+      const answer = await post(form);
+      const said = answer.ok && !form.dataset.action ? null : await answer.json();
       if (!answer.ok) throw new Error(said.detail || answer.statusText);
       text = success(said);
     } catch (error) {
@@ -236,6 +236,15 @@
     outcome.hidden = false;
     button.disabled = false;
     refresh();
+  }
+
+  // Errors come back as JSON; a form that has no route for programs is answered by its page.
+  function post(form) {
+    return fetch(form.dataset.action || form.action, {
+      method: "POST",
+      headers: { Accept: "application/json" },
+      body: form.dataset.action ? undefined : new URLSearchParams(new FormData(form)),
+    });
   }
 
   function relaunched(said) {
@@ -259,6 +268,42 @@
     if (!event.target.matches("form.complete")) return;
     event.preventDefault();
     act(event.target, "Not completed", () => "Complete: it is closed now as it is.");
+  });
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!outcome || !form.matches("form.verb, form.operate")) return;
+    event.preventDefault();
+    form.closest("dialog")?.close();
+    const verb = form.dataset.verb;
+    act(form, verb + ": not done", () => verb + ": done.");
+  });
+
+  // A link to a form: the form in a dialog, where there is room for what becomes of it.
+  const box = document.createElement("dialog");
+
+  document.addEventListener("click", async (event) => {
+    const link = event.target.closest?.("a[data-ask]");
+    const isPlain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey;
+    if (!link || !outcome || !box.showModal || !isPlain) return;
+    event.preventDefault();
+    const answer = await fetch(link.href, { headers: { Accept: "text/html" } }).catch(() => null);
+    const page = answer && new DOMParser().parseFromString(await answer.text(), "text/html");
+    const form = page && page.querySelector("form.operate");
+    if (!form) {
+      location.href = link.href;
+      return;
+    }
+    box.replaceChildren(document.importNode(form, true));
+    body.append(box);
+    box.showModal();
+    box.querySelector("input, select, button")?.focus();
+  });
+
+  box.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-close]")) return;
+    event.preventDefault();
+    box.close();
   });
 
   // --- start
