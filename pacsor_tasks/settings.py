@@ -116,6 +116,11 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     PACS_TIMEOUT: Seconds = Field(
         60, gt=0, description="Seconds to wait for a PACS's answer to one instance"
     )
+    PACS_ASSOCIATIONS: Count = Field(
+        4,
+        description="Associations of one delivery to a PACS that answers later than 20 ms; a faster"
+        " one gets one",
+    )
     DESTINATION_ASSOCIATIONS: Count = Field(
         2, description="Deliveries to one destination at once, over all workers and hosts"
     )

@@ -120,6 +120,7 @@ def _pacs(settings: Settings) -> dict[str, Pacs]:
             calling_aet=s.calling_aet,
             connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
             timeout_s=settings.PACS_TIMEOUT,
+            associations=settings.PACS_ASSOCIATIONS,
         )
         for s in settings.storescu.values()
     }

@@ -197,6 +197,10 @@ class Association:
         """End the association at once."""
         self._wire.farewell(_pdu(ABORT))
 
+    def cut(self) -> None:
+        """End the connection from another thread: whoever waits on it gets PeerUnavailable."""
+        self._wire.cut()
+
     def _negotiate(self, pairs: Sequence[Pair]) -> tuple[dict[Pair, int], int]:
         by_id = {2 * i + 1: pair for i, pair in enumerate(pairs)}
         self._wire.send([associate_rq(self._pacs, by_id)], self._pacs.connect_timeout_s)

@@ -1,4 +1,4 @@
-"""The C-STORE SCU: a delivery of instances to one PACS, over one association where that can be.
+"""The C-STORE SCU: a delivery of instances to one PACS, over one association where that is enough.
 
 An instance goes as its file has it when the PACS accepts its transfer syntax, else re-encoded to an
 uncompressed one. One refused instance does not stop the others; a lost connection does. What was
@@ -9,50 +9,28 @@ Source: DICOM PS3.4 Annex B, PS3.7 §9.1.1.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO
 
 import structlog
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import
 
-from pacsor_tasks.dicom.association import Association, Packed, associate
+from pacsor_tasks.dicom.association import associate
+from pacsor_tasks.dicom.data_sets import StoreItem, name_of
 from pacsor_tasks.dicom.dimse import meaning
-from pacsor_tasks.dicom.headers import data_set_offset, data_set_start
 from pacsor_tasks.dicom.negotiation import Pair
 from pacsor_tasks.dicom.scu_contexts import choose, propose
-from pacsor_tasks.dicom.statuses import NO_CONTEXT, UNSENDABLE, Verdict, classify
-from pacsor_tasks.dicom.transcode import transcode
+from pacsor_tasks.dicom.senders import Jobs, send_all
+from pacsor_tasks.dicom.statuses import NO_CONTEXT, Verdict, classify
 from pacsor_tasks.dicom.wire import Pacs
-from pacsor_tasks.errors import BadResponse, PeerUnavailable, Permanent, Rejected, Retryable
+from pacsor_tasks.errors import PeerUnavailable, Rejected
 
 __all__ = ["OnAnswer", "Pacs", "StoreItem", "echo", "store"]
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreItem:
-    """One instance to deliver."""
-
-    #: the caller's own
-    key: int
-    path: Path
-    sop_class_uid: str
-    sop_instance_uid: str
-    #: as in the file
-    transfer_syntax_uid: str
-
-    @property
-    def pair(self) -> Pair:
-        """What it needs a presentation context for."""
-        return Pair(self.sop_class_uid, self.transfer_syntax_uid)
 
 
 OnAnswer = Callable[[StoreItem, int, str], None]
@@ -119,10 +97,17 @@ class _Tally:
     #: first complaint of each kind that is not a delivery, and how many
     complaints: dict[Verdict, str] = field(default_factory=dict)
     counts: dict[Verdict, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def settle(self, item: StoreItem, status: int, why: str | None = None) -> None:
-        """Note an instance's status; `why` is ours where the PACS was not asked."""
-        words = why or meaning(status)
+        """Note an instance's status; `why` is ours where the PACS was not asked.
+
+        One at a time, from whichever thread.
+        """
+        with self._lock:
+            self._settle(item, status, why or meaning(status))
+
+    def _settle(self, item: StoreItem, status: int, words: str) -> None:
         verdict = classify(status)
         if verdict is Verdict.DELIVERED:
             self.delivered += 1
@@ -134,6 +119,8 @@ class _Tally:
         self.on_answer(item, status, words)
 
     def raise_if_incomplete(self) -> None:
+        if (n := self.delivered + sum(self.counts.values())) != self.total:
+            raise PeerUnavailable(f"{self.pacs}: {self.total - n} instances were left out")
         for verdict, error in (
             (Verdict.RETRYABLE, PeerUnavailable),
             (Verdict.PERMANENT, Rejected),
@@ -155,134 +142,16 @@ def _store(pacs: Pacs, items: Sequence[StoreItem], tally: _Tally) -> None:
             break
         with associate(pacs, proposal) as association:
             answers |= {pair: pair in association.contexts for pair in proposal}
-            waiting = _send_what_fits(association, waiting, answers, tally)
+            chosen = [(i, choose(i.pair, association.contexts, answers)) for i in waiting]
+            waiting = [item for item, pair in chosen if pair is None]
+            jobs = Jobs((item, pair) for item, pair in chosen if pair is not None)
+            send_all(pacs, association, jobs, tally.settle)
     for item in waiting:
         tally.settle(item, NO_CONTEXT, _not_accepted(item))
 
 
-def _send_what_fits(
-    association: Association,
-    waiting: Sequence[StoreItem],
-    answers: dict[Pair, bool],
-    tally: _Tally,
-) -> list[StoreItem]:
-    """Send the instances that an accepted context takes; the others come back."""
-    left = []
-    with _Sender(association, tally) as sender:
-        for item in waiting:
-            pair = choose(item.pair, association.contexts, answers)
-            if pair is None:
-                left.append(item)
-            else:
-                sender.send(item, pair)
-        sender.finish()
-    return left
-
-
-class _Sender:
-    """Sends one instance after the other, each made ready while the one before is answered.
-
-    An instance is settled before the next one goes out, so that who settles it can stop there.
-    """
-
-    def __init__(self, association: Association, tally: _Tally) -> None:
-        self._association = association
-        self._tally = tally
-        #: sent and not yet answered
-        self._awaited: StoreItem | None = None
-        #: the data set under way
-        self._data: BinaryIO | None = None
-
-    def __enter__(self) -> _Sender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._data is not None:
-            self._data.close()
-
-    def send(self, item: StoreItem, pair: Pair) -> None:
-        """Send an instance, once the one before is settled."""
-        if item.transfer_syntax_uid != pair.transfer_syntax_uid:
-            self.finish()  # re-encoding may take long: what was answered is not held back by it
-        try:
-            packed = self._packed(item, pair)
-        except _UnsendableError as exc:
-            self.finish()
-            self._tally.settle(item, UNSENDABLE, str(exc))
-            return
-        self.finish()
-        self._association.send(packed)
-        self._awaited = item
-
-    def finish(self) -> None:
-        """Settle what was sent last."""
-        if self._awaited is not None:
-            item, self._awaited = self._awaited, None
-            self._tally.settle(item, self._association.answer())
-
-    def _packed(self, item: StoreItem, pair: Pair) -> Packed:
-        if self._data is not None:
-            self._data.close()
-        self._data = data = _opened(item, pair.transfer_syntax_uid)
-        try:
-            size = os.fstat(data.fileno()).st_size - data.tell()
-            return self._association.pack(pair, item.sop_instance_uid, data, size)
-        except OSError as exc:
-            raise Retryable(f"an instance cannot be read: {exc.strerror}") from exc
-
-
-class _UnsendableError(Permanent):
-    """An instance's file cannot be sent. Its bytes have not touched the wire."""
-
-
-def _opened(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
-    """The data set in a transfer syntax, at its start."""
-    try:
-        return _open(item, transfer_syntax_uid)
-    except Permanent as exc:
-        raise _UnsendableError(str(exc)) from exc
-    except OSError as exc:
-        raise Retryable(f"an instance cannot be opened: {exc.strerror}") from exc
-
-
-def _open(item: StoreItem, transfer_syntax_uid: str) -> BinaryIO:
-    if item.transfer_syntax_uid == transfer_syntax_uid:
-        return _open_as_it_is(item)
-    syntax, _ = data_set_offset(item.path)
-    _require_syntax(item, syntax)
-    with ExitStack() as stack:
-        # Unnamed, and on the spool's disk: /tmp may be memory.
-        copy = stack.enter_context(tempfile.TemporaryFile(dir=item.path.parent))
-        transcode(item.path, transfer_syntax_uid, copy)
-        copy.seek(0)
-        stack.pop_all()
-    return copy
-
-
-def _open_as_it_is(item: StoreItem) -> BinaryIO:
-    with ExitStack() as stack:
-        try:
-            data: BinaryIO = stack.enter_context(item.path.open("rb", buffering=0))
-        except OSError as exc:
-            raise BadResponse(f"the file cannot be read: {exc.strerror}") from exc
-        syntax, start = data_set_start(data)
-        _require_syntax(item, syntax)
-        data.seek(start)
-        stack.pop_all()
-    return data
-
-
-def _require_syntax(item: StoreItem, syntax: str) -> None:
-    if syntax != item.transfer_syntax_uid:
-        raise Permanent(f"the file is {_name(syntax)}, not {_name(item.transfer_syntax_uid)}")
-
-
 def _not_accepted(item: StoreItem) -> str:
     return (
-        f"no presentation context accepted for {_name(item.sop_class_uid)}"
-        f" in {_name(item.transfer_syntax_uid)}"
+        f"no presentation context accepted for {name_of(item.sop_class_uid)}"
+        f" in {name_of(item.transfer_syntax_uid)}"
     )
-
-
-def _name(uid: str) -> str:
-    return UID(uid).name

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from pacsor_tasks.dicom.dimse import Buffer
@@ -48,6 +48,8 @@ class Pacs:
     connect_timeout_s: float
     #: seconds without progress while an instance is sent, and again to its answer
     timeout_s: float
+    #: associations at once for one delivery, if it answers slowly
+    associations: int = 1
     #: None: plain DICOM
     tls: ssl.SSLContext | None = None
 
@@ -128,6 +130,11 @@ class Wire:
             self._socket.sendall(pdu)
         except OSError:
             pass  # the connection is closed next anyway
+
+    def cut(self) -> None:
+        """End the connection, from any thread."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _fill(self, size: int, deadline: float) -> None:
         while len(self._pending) < size:
