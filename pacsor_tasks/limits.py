@@ -6,6 +6,7 @@ worker, not only the one that met it, and starts again without a burst.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -37,6 +38,11 @@ local ttl = math.ceil(tat - now + burst * interval) + 1000
 redis.call('SET', KEYS[1], string.format('%.3f', tat), 'PX', ttl)
 return {1, tostring(wait)}
 """
+#: Milliseconds for which nobody acts, without taking a turn.
+_BLOCKED = """
+local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000
+return tostring(math.max(tonumber(redis.call('GET', KEYS[1]) or 0) - now, 0))
+"""
 _PUSHBACK = """
 local t = redis.call('TIME'); local now = t[1] * 1000 + t[2] / 1000
 local till = now + tonumber(ARGV[1])
@@ -60,7 +66,7 @@ class Limiter(Protocol):
 
 
 class Unlimited:
-    """No rate of our own; a pushback is left to the ledger's due times."""
+    """No rate, and a pushback is left to the ledger's due times."""
 
     def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
         """Return at once."""
@@ -88,7 +94,7 @@ class SharedRate:
         burst: int = 1,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._keys = [f"pacsor:rate:{{{name}}}:tat", f"pacsor:rate:{{{name}}}:blocked"]
+        self._keys = [_key(name, "tat"), _key(name, "blocked")]
         self._interval_ms = 1000.0 / rate
         self._burst = burst
         self._name = name
@@ -124,3 +130,49 @@ class SharedRate:
             )
         except redis.RedisError as exc:
             log.warning("limit.pushback_lost", limit=self._name, error=type(exc).__name__)
+
+
+class SharedPause:
+    """No rate of our own; but who is told to wait (HTTP 429) makes everybody wait.
+
+    Args:
+        client: Redis; its own timeouts must be short.
+        name: What is limited, e.g. `upload:core`.
+        sleep: For tests.
+    """
+
+    def __init__(
+        self, client: redis.Redis, name: str, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        # A rate that nobody notices: of it only the pushback is used.
+        self._rate = SharedRate(client, name, rate=1000.0)
+        self._keys = [_key(name, "blocked")]
+        self._name = name
+        self._sleep = sleep
+        self._blocked = client.register_script(_BLOCKED)
+
+    def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
+        """Return at once, or when the pause is over.
+
+        Raises:
+            RateLimited: It is longer than `max_wait_s`.
+        """
+        try:
+            wait_s = float(self._blocked(keys=self._keys)) / 1000
+        except redis.RedisError as exc:
+            log.warning("limit.local", limit=self._name, error=type(exc).__name__)
+            return
+        if wait_s <= 0:
+            return
+        wait_s *= random.uniform(1.0, 1.2)  # noqa: S311 - or all would start again at once
+        if wait_s > max_wait_s:
+            raise RateLimited(f"{self._name} is paused, as its peer asked", wait_s)
+        self._sleep(wait_s)
+
+    def pushback(self, seconds: float) -> None:
+        """Stop all users of this limit for so many seconds."""
+        self._rate.pushback(seconds)
+
+
+def _key(name: str, what: str) -> str:
+    return f"pacsor:rate:{{{name}}}:{what}"

@@ -21,7 +21,7 @@ from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7 import mllp
 from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import Ledger, Target
-from pacsor_tasks.limits import Limiter, SharedRate, Unlimited
+from pacsor_tasks.limits import Limiter, SharedPause, SharedRate
 from pacsor_tasks.models import PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.ports import TECHCARE, Core, PollPolicy, Ports, ReportSource, Ris
@@ -193,7 +193,7 @@ def _reports(core: CoreSettings, client: CoreClient, settings: Settings) -> Repo
 
 def _upload_limit(core: str, settings: Settings, client: redis.Redis) -> Limiter:
     if not settings.UPLOAD_RATE:
-        return Unlimited()
+        return SharedPause(client, f"upload:{core}")
     return SharedRate(client, f"upload:{core}", settings.UPLOAD_RATE)
 
 
