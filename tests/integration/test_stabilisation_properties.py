@@ -45,8 +45,9 @@ FAST_DISK = Path("/dev/shm")
 
 indices = st.integers(0, 7)
 studies = st.sampled_from(STUDIES)
-lines_of_a_store = st.integers(1, 110)
-lines_of_a_tick = st.integers(1, 260)
+# As many as there are, and a few more.
+lines_of_a_store = st.integers(1, 170)
+lines_of_a_tick = st.integers(1, 420)
 
 
 @dataclass(eq=False)
@@ -118,8 +119,7 @@ class Gateway(RuleBasedStateMachine):
     @precondition(lambda self: self.scps)
     @rule(at=indices)
     def an_association_opens(self, at: int) -> None:
-        scp = self.scps[at % len(self.scps)]
-        scp.associations.append(OpenAssociation(scp.process, f"CR{at}", "10.0.0.1:4711"))
+        self._associate(at)
 
     @rule(undone=st.integers(0, 4))
     def the_machine_crashes(self, undone: int) -> None:
@@ -189,33 +189,37 @@ class Gateway(RuleBasedStateMachine):
         left = {p.name for p in (self.spool.root / "incoming").iterdir()}
         assert left & before <= held_open, "a quiet study was not closed"
 
-    @rule(line=lines_of_a_tick, during=st.booleans())
-    def the_sweeper_dies_while_it_looks(self, line: int, during: bool) -> None:
+    @rule(line=lines_of_a_tick, during=st.booleans(), is_ripe=st.booleans())
+    def the_sweeper_dies_while_it_looks(self, line: int, during: bool, is_ripe: bool) -> None:
+        if is_ripe:
+            self._ripen()
         with self._watched():
             if dies(line, self.sweeper.tick):
                 self._new_sweeper()
-                if during and dies(line // 2 + 1, self.sweeper.recover):
+                if during and dies(line // 3 + 1, self.sweeper.recover):
                     self._new_sweeper()
                 self.sweeper.recover()
 
-    @precondition(lambda self: self._open())
-    @rule(at=indices, study=studies, line=lines_of_a_tick, quiet=st.booleans())
+    @precondition(lambda self: self.scps)
+    @rule(at=indices, study=studies, line=lines_of_a_tick, is_ripe=st.booleans())
     def an_instance_arrives_while_the_sweeper_looks(
-        self, at: int, study: str, line: int, quiet: bool
+        self, at: int, study: str, line: int, is_ripe: bool
     ) -> None:
-        self.now += QUIET_S + 1 if quiet else 0
-        scp, association = self._pick(at)
+        if is_ripe:
+            self._ripen()
+        scp, association = self._associate(at)
         uid = self._new()
         with self._watched():
             interleaved(line, self.sweeper.tick, lambda: self._arrive(scp, association, uid, study))
 
-    @precondition(lambda self: self._open())
-    @rule(at=indices, study=studies, line=lines_of_a_store, quiet=st.booleans())
+    @precondition(lambda self: self.scps)
+    @rule(at=indices, study=studies, line=lines_of_a_store, is_ripe=st.booleans())
     def the_sweeper_looks_while_an_instance_arrives(
-        self, at: int, study: str, line: int, quiet: bool
+        self, at: int, study: str, line: int, is_ripe: bool
     ) -> None:
-        self.now += QUIET_S + 1 if quiet else 0
-        scp, association = self._pick(at)
+        if is_ripe:
+            self._ripen()
+        scp, association = self._associate(at)
         uid = self._new()
         with self._watched():
             interleaved(line, lambda: self._arrive(scp, association, uid, study), self.sweeper.tick)
@@ -282,6 +286,18 @@ class Gateway(RuleBasedStateMachine):
         assert len(in_revisions) == len(set(in_revisions))
 
     # --- how
+
+    def _associate(self, at: int) -> tuple[Scp, OpenAssociation]:
+        scp = self.scps[at % len(self.scps)]
+        scp.associations.append(OpenAssociation(scp.process, f"CR{at}", "10.0.0.1:4711"))
+        return scp, scp.associations[-1]
+
+    def _ripen(self) -> None:
+        """Whatever is there is to be closed at the next look."""
+        while self._open():
+            self.an_association_ends(0)
+        self.sweeper.tick()
+        self.now += QUIET_S + 1
 
     def _open(self) -> list[tuple[Scp, OpenAssociation]]:
         return [(scp, one) for scp in self.scps for one in scp.associations]
