@@ -18,7 +18,7 @@ from pacsor_tasks.embedded_redis import EmbeddedRedis, answers
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
 
-WORKER_QUEUES = "ingest,transfer,deliver"
+WORKER_QUEUES = "ingest,transfer"
 WORKER_FLAGS = ("--without-mingle", "--without-gossip")
 PROBE_TIMEOUT_S = 2.0
 #: A gateway that was killed a moment ago leaves its ports for a blink.
@@ -118,8 +118,20 @@ def processes(settings: Settings, redis: EmbeddedRedis | None) -> list[ProcessSp
             ),
         ),
         celery.spec("worker", "worker", "-Q", WORKER_QUEUES, *WORKER_FLAGS, env=stop_soon),
+        # Long uploads must not hold back what is ready for the PACS, nor a slow PACS the uploads.
+        celery.spec(
+            "deliverer",
+            "worker",
+            "-Q",
+            "deliver",
+            "-c",
+            str(settings.DELIVERY_CONCURRENCY),
+            *WORKER_FLAGS,
+            env=stop_soon,
+        ),
         celery.spec("control", "worker", "-Q", "control", "-c", "1", *WORKER_FLAGS, env=stop_soon),
         celery.spec("beat", "beat", "--pidfile="),
+        *([_webps(heartbeats(settings) / "webps")] if settings.WEBPS_ENABLE else []),
         ProcessSpec(
             name="flower",
             command=_celery_command("flower"),
@@ -174,6 +186,16 @@ def _redis(redis: EmbeddedRedis) -> ProcessSpec:
         cwd=redis.directory,
         is_ready=redis.is_ready,
         is_foundation=True,
+    )
+
+
+def _webps(heartbeat: Path) -> ProcessSpec:
+    return ProcessSpec(
+        name="webps",
+        command=_python("pacsor_tasks.webps"),
+        env={"HEARTBEAT_FILE": str(heartbeat)},
+        is_ready=heartbeat.exists,
+        is_alive=lambda: _is_healthy(healthcheck.heartbeat, str(heartbeat)),
     )
 
 

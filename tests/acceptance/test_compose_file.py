@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from pacsor_tasks.settings import load_with_warnings
 
 ROOT = Path(__file__).parents[2]
-GATEWAY = {"receiver", "worker", "control", "beat", "flower", "admin"}
+GATEWAY = {"receiver", "worker", "deliverer", "control", "beat", "flower", "admin"}
 SIMULATORS = {"milvue", "pacs", "pacs-2", "ris"}
 SITE = {
     "API_URL": "https://ai.example.org",
@@ -125,7 +125,8 @@ def test_admin_and_flower_are_published_on_loopback_unless_told_otherwise(
 def test_the_commands_are_those_of_the_processes(services: dict[str, Any]) -> None:
     commands = {name: " ".join(services[name]["command"]) for name in GATEWAY}
     assert commands["receiver"] == "python -m receiver"
-    assert "worker -Q ingest,transfer,deliver -n worker@%h" in commands["worker"]
+    assert "worker -Q ingest,transfer -n worker@%h" in commands["worker"]
+    assert "worker -Q deliver -c ${DELIVERY_CONCURRENCY:-4} -n deliverer@%h" in commands["deliverer"]
     assert "worker -Q control -c 1 -n control@%h" in commands["control"]
     assert commands["admin"] == "python -m pacsor_tasks.admin"
 
