@@ -45,13 +45,13 @@ def main() -> None:
     ports = wiring.ports()
     ready = [_received(ports, n) for n in range(WARM + options.n)]
     for study_uid, paths in ready[:WARM]:
-        tasks.ingest.apply(args=[study_uid, paths])
+        tasks.ingest.apply(args=(study_uid, paths))
     counted = _Counted(ports)
     profile = cProfile.Profile() if options.profile else None
     started, cpu = time.perf_counter(), time.process_time()
     with profile or nullcontext():
         for study_uid, paths in ready[WARM:]:
-            tasks.ingest.apply(args=[study_uid, paths])
+            tasks.ingest.apply(args=(study_uid, paths))
     if profile is not None:
         profile.dump_stats(options.profile)
     said = counted.per_study(options.n)

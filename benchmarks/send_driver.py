@@ -45,7 +45,7 @@ def _ours(port: int, associations: int, files: Sequence[Path]) -> Callable[[], N
         calling_aet="BENCHMARK",
         connect_timeout_s=10,
         timeout_s=60,
-        **({"associations": associations} if associations > 1 else {}),
+        associations=associations,
     )
     items = [_item(path, number) for number, path in enumerate(files)]
     statuses: list[int] = []

@@ -101,6 +101,7 @@ class SharedRate:
         self._sleep = sleep
         self._reserve = client.register_script(_RESERVE)
         self._push = client.register_script(_PUSHBACK)
+        self._blocked = client.register_script(_BLOCKED)
 
     def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
         """Sleep until this caller's turn.
@@ -109,18 +110,22 @@ class SharedRate:
             RateLimited: The turn is more than `max_wait_s` away; nothing was reserved.
         """
         try:
-            granted, wait_ms = self._reserve(
-                keys=self._keys, args=[self._interval_ms, self._burst, max_wait_s * 1000]
-            )
+            while (wait_s := self._turn(max_wait_s)) > 0:
+                self._sleep(wait_s)
+                if not float(self._blocked(keys=self._keys[1:])):
+                    return
+                max_wait_s -= wait_s  # a 429 came meanwhile: whoever had a turn has none now
         except redis.RedisError as exc:
             log.warning("limit.local", limit=self._name, error=type(exc).__name__)
             self._sleep(self._interval_ms / 1000 / LOCAL_SHARE)
-            return
+
+    def _turn(self, max_wait_s: float) -> float:
+        args = [self._interval_ms, self._burst, max_wait_s * 1000]
+        granted, wait_ms = self._reserve(keys=self._keys, args=args)
         wait_s = float(wait_ms) / 1000
         if not granted:
             raise RateLimited(f"the limit {self._name} is used up", wait_s)
-        if wait_s > 0:
-            self._sleep(wait_s)
+        return wait_s
 
     def pushback(self, seconds: float) -> None:
         """Stop all users of this limit for so many seconds."""

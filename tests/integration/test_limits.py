@@ -61,6 +61,15 @@ def test_a_pushback_stops_everyone_and_names_do_not_meet(server: RedisServer):
         SharedRate(two, "b", rate=100).wait()
 
 
+def test_a_pushback_takes_back_the_turns_that_were_given(server: RedisServer):
+    with server.client() as client:
+        limit = SharedRate(client, "a", rate=2, sleep=lambda _: limit.pushback(30))
+        limit.wait()  # the first turn is now
+        with pytest.raises(RateLimited) as caught:
+            limit.wait()
+    assert caught.value.retry_after_s == pytest.approx(30, abs=2)
+
+
 def test_a_shorter_pushback_does_not_shorten_a_longer_one(server: RedisServer):
     with server.client() as client:
         limit = SharedRate(client, "a", rate=100)
