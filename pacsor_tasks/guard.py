@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -202,24 +203,70 @@ def _commit_run(ledger: Ledger, run: Run, outcome: Advance | Wait | End | Moved 
     return False
 
 
+class _Renewals:
+    """One thread renews the leases that this process holds; to start one for each costs more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: when each is renewed next
+        self._due: dict[Callable[[], bool], float] = {}
+        self._thread: threading.Thread | None = None
+
+    def add(self, renew: Callable[[], bool]) -> None:
+        """Renew from now on, each RENEW_S seconds."""
+        with self._lock:
+            self._due[renew] = time.monotonic() + RENEW_S
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+                self._thread.start()
+
+    def remove(self, renew: Callable[[], bool]) -> None:
+        """Do not renew any longer."""
+        with self._lock:
+            self._due.pop(renew, None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(RENEW_S / 3)
+            now = time.monotonic()
+            with self._lock:
+                due = [renew for renew, at in self._due.items() if at <= now]
+            for renew in due:
+                self._renew(renew)
+
+    def _renew(self, renew: Callable[[], bool]) -> None:
+        try:
+            is_held = renew()
+        except PeerUnavailable as exc:
+            log.warning("lease.renewal_failed", error=str(exc))
+            is_held = True
+        with self._lock:
+            if renew not in self._due:
+                return  # its work has ended meanwhile, and with it the lease
+            if is_held:
+                self._due[renew] = time.monotonic() + RENEW_S
+            else:
+                del self._due[renew]
+                log.warning("lease.lost")
+
+
+_renewals = _Renewals()
+
+
+def _begin_anew() -> None:
+    global _renewals  # noqa: PLW0603 - threads and locks do not outlive a fork
+    _renewals = _Renewals()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 @contextmanager
 def _renewing(renew: Callable[[], bool]) -> Iterator[None]:
-    """Renew a lease each RENEW_S seconds while the block runs."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(RENEW_S):
-            try:
-                if not renew():
-                    log.warning("lease.lost")
-                    return
-            except PeerUnavailable as exc:
-                log.warning("lease.renewal_failed", error=str(exc))
-
-    thread = threading.Thread(target=beat, name="lease", daemon=True)
-    thread.start()
+    """Renew a lease while the block runs."""
+    renewals = _renewals
+    renewals.add(renew)
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        renewals.remove(renew)
