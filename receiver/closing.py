@@ -1,4 +1,4 @@
-"""Turns a stable study into a revision. A crash at any point loses nothing: `resume` goes on.
+"""Turns a stable study into a revision. A crash at any point loses nothing: `resume_study` goes on.
 
     incoming/<study>  ──rename, under the study's lock──►  ready/<study>/.<token>    nobody sees it
         late re-sends dropped, revision.json written, outbox/<token> written, all synced
@@ -64,7 +64,8 @@ class Closer:
             Its manifest; None if it is not stable after all, or nothing ever arrived.
 
         Raises:
-            OSError: The spool cannot be written. Nothing is lost; try again, or `resume`.
+            OSError: The spool cannot be written. Nothing is lost; try again, and
+                `resume_study`.
         """
         incoming = self.spool.incoming_dir(study_uid)
         study_dir = self.spool.root / "ready" / study_uid
@@ -81,24 +82,25 @@ class Closer:
             forget_released(self.spool, study_uid)
         return self._finish(study_uid, making)
 
-    def resume(self) -> list[Manifest]:
-        """Finish what a crash left half closed, and drop outbox entries nothing belongs to."""
-        finished = []
-        for study_dir in sorted((self.spool.root / "ready").iterdir()):
-            if is_uid(study_dir.name):
-                finished += self._resume_study(study_dir)
+    def half_closed(self) -> list[str]:
+        """The studies with a revision that a crash or an error left in the making."""
+        studies = (path for path in (self.spool.root / "ready").iterdir() if is_uid(path.name))
+        return sorted(path.name for path in studies if any(path.glob(".*")))
+
+    def resume_study(self, study_uid: str) -> list[Manifest]:
+        """Finish what was left of a study half closed; what is finished. Safe to repeat.
+
+        Raises:
+            OSError: The spool cannot be written. Nothing is lost; try again.
+        """
+        study_dir = self.spool.root / "ready" / study_uid
+        return [self._finish(study_uid, path) for path in sorted(study_dir.glob(".*"))]
+
+    def drop_stale_entries(self) -> None:
+        """Drop outbox entries that nothing belongs to. What is half closed writes its own again."""
         announced = {token for _, token in self.spool.outbox()}
         for token in set(self.spool.outbox_tokens()) - announced:
             self.spool.acknowledge(token)
-        return finished
-
-    def _resume_study(self, study_dir: Path) -> list[Manifest]:
-        try:
-            return [self._finish(study_dir.name, p) for p in sorted(study_dir.glob(".*"))]
-        except OSError as exc:
-            # The others must not wait for it; the next start tries again.
-            log.error("study.not_resumed", study_uid=study_dir.name, reason=exc.strerror)  # noqa: TRY400
-            return []
 
     def _finish(self, study_uid: str, making: Path) -> Manifest:
         token = making.name[1:]

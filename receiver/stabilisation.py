@@ -22,6 +22,7 @@ from pacsor_tasks.spool import COMMITTED, REQUESTED, Manifest, Spool
 from receiver import journal
 from receiver.associations import has_open_association, is_released, remove_dead_marks
 from receiver.closing import Closer
+from receiver.half_closed import HalfClosed
 from receiver.journal import Beginning
 from receiver.processes import Living, remove_remains
 from receiver.rescue import Rescuer
@@ -111,6 +112,7 @@ class Sweeper:
         self.clock = clock
         self._watched: dict[str, _Watched] = {}
         self._housekeeping_at = 0.0
+        self._half_closed = HalfClosed(closer, on_closed, clock)
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop`; a study being closed then is finished first."""
@@ -123,6 +125,7 @@ class Sweeper:
     def tick(self) -> None:
         """Look at every study once."""
         self._housekeep()
+        self._half_closed.retry()
         living = Living(self.spool)
         present = {p.name for p in (self.spool.root / "incoming").iterdir() if is_uid(p.name)}
         self._watched = {uid: seen for uid, seen in self._watched.items() if uid in present}
@@ -138,8 +141,10 @@ class Sweeper:
         """
         self._clear_away()
         remove_dead_marks(self.spool)
-        for manifest in self.closer.resume():
-            self.on_closed(manifest)
+        for study_uid in self.closer.half_closed():
+            self._half_closed.note(study_uid, after_s=0)
+        self._half_closed.retry()
+        self.closer.drop_stale_entries()
 
     def _lead(self, stop: threading.Event) -> None:
         is_recovered = False
@@ -204,6 +209,7 @@ class Sweeper:
         except OSError as exc:
             seen.retry_s = min(LONGEST_RETRY_S, max(FIRST_RETRY_S, seen.retry_s * 2))
             seen.retry_at = self.clock() + seen.retry_s
+            self._half_closed.note(study_uid)
             log.error(  # noqa: TRY400 - the reason is the whole story
                 "study.not_closed",
                 study_uid=study_uid,

@@ -286,6 +286,26 @@ def test_a_study_that_cannot_be_closed_is_tried_again(site: Site) -> None:
     assert [m.study_uid for m in site.closed] == ["1.2"]
 
 
+@pytest.mark.parametrize("is_new_start", [False, True])
+def test_a_study_that_was_half_closed_when_the_disk_was_full_is_gone_on_with(
+    site: Site, is_new_start: bool
+) -> None:
+    site.receive("1.2", 2)
+    outbox = site.spool.root / "outbox"
+    outbox.rmdir()
+    site.pass_s(QUIET_S + 1)
+    assert site.closed == []
+    assert site.incoming_studies() == [], "moved already: nothing that comes in shows it"
+    outbox.mkdir()
+    if is_new_start:
+        site.restart()
+        site.sweeper.recover()
+    else:
+        site.pass_s(60)
+    assert [(m.study_uid, m.n_instances) for m in site.closed] == [("1.2", 2)]
+    assert [uid for uid, _ in site.spool.outbox()] == ["1.2"]
+
+
 def test_only_one_receiver_sweeps_a_spool(site: Site) -> None:
     stop = threading.Event()
     site.sweeper.quiet_s = 0
