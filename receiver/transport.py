@@ -11,9 +11,6 @@ release and every service but C-STORE stay its own; for a release of it that is 
 from __future__ import annotations
 
 import os
-import select
-import socket
-import ssl
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -23,28 +20,21 @@ import pynetdicom
 import structlog
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.transport import RequestHandler
 
+from receiver.buffered_socket import BUFFER_BYTES, BufferedSocket
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
-from receiver.pdata import HEAD_BYTES, Malformed
-from receiver.waking import Checkpoint, TellingQueue, Wake
+from receiver.pdata import Malformed
+from receiver.waking import Checkpoint, TellingQueue
 
 log = structlog.get_logger(__name__)
 
 #: Releases whose internals this module was written against; tests/unit/test_transport_internals.py
 #: lists what it relies on.
 KNOWN_VERSIONS = frozenset({"3.0.4"})
-#: What one read may bring, and the longest PDU that is not P-DATA: an A-ASSOCIATE-RQ of 128
-#: contexts with 40 transfer syntaxes each has about 150 kB.
-BUFFER_BYTES = 1 << 18
-#: Milliseconds without an event until the reading thread looks at its timers.
-PATIENCE_MS = 250
-#: … and until it goes on when it may not read yet.
-SHORT_MS = 2
 #: Messages that wait for pynetdicom before no more are read: a peer must await its answers.
 MAX_BACKLOG = 32
 
@@ -106,121 +96,6 @@ def is_due(association: Association) -> bool:
         or not dul.is_alive()
         or dul.idle_timer_expired()
     )
-
-
-class BufferedSocket(AssociationSocket):
-    """A connection that is read into one buffer, when there is something to read."""
-
-    def __init__(self, association: Association, client_socket: socket.socket) -> None:
-        super().__init__(association, client_socket=client_socket)
-        self.wake = Wake()
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
-        self._start = self._end = 0
-        self._poll: select.poll | None = None
-        self._wake_fd = -1
-        self._fd = -1
-
-    @property
-    def unread(self) -> memoryview:
-        """What is in the buffer."""
-        return self._buffer[self._start : self._end]
-
-    @property
-    def pdu_bytes(self) -> int:
-        """Bytes of the PDU that begins in the buffer, if its head is there; else 0."""
-        if self._end - self._start < HEAD_BYTES:
-            return 0
-        head = self.unread[:HEAD_BYTES]
-        return HEAD_BYTES + int.from_bytes(head[2:], "big")
-
-    @property
-    def has_pdu(self) -> bool:
-        """Whether a whole PDU, or one that never will be, is in the buffer."""
-        n_bytes = self.pdu_bytes
-        return 0 < n_bytes <= self._end - self._start or n_bytes > BUFFER_BYTES
-
-    def consume(self, n_bytes: int) -> None:
-        """So many bytes of `unread` are dealt with."""
-        self._start += n_bytes
-
-    def clear(self) -> None:
-        """Drop what is in the buffer."""
-        self._start = self._end = 0
-
-    def fill(self) -> int:
-        """Read once, into the free part of the buffer.
-
-        Returns:
-            The number of bytes; 0: the peer sends no more.
-
-        Raises:
-            OSError: The connection is broken.
-        """
-        if self._start:
-            rest = bytes(self.unread)
-            self._start, self._end = 0, len(rest)
-            self._buffer[: self._end] = rest
-        if self.socket is None:
-            return 0
-        n_bytes = self.socket.recv_into(self._buffer[self._end :])
-        self._end += n_bytes
-        return n_bytes
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """As pynetdicom's, of what is in the buffer: less is as if the peer had hung up."""
-        data = bytearray(self.unread[:nr_bytes])
-        self.consume(len(data))
-        return data
-
-    def send_all(self, data: bytes) -> None:
-        """Send, or fail.
-
-        Raises:
-            OSError: The connection is broken.
-        """
-        if self.socket is None:
-            raise BrokenPipeError
-        self.socket.sendall(data)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to read; waits for it, or for something else to do."""
-        if self.socket is None or not self._is_connected:
-            return False
-        dul = cast(StreamingDul, self.assoc.dul)
-        if dul.event_queue.queue:
-            return False
-        if dul.state_machine.current_state == "Sta13":
-            return self.wait(0)
-        if dul.must_wait:
-            self.wait(SHORT_MS, only_wake=True)
-            return False
-        return self.has_pdu or self.wait(PATIENCE_MS)
-
-    def wait(self, timeout_ms: int, *, only_wake: bool = False) -> bool:
-        """Whether something can be read within that time. A `wake` ends it, too."""
-        sock = self.socket
-        if isinstance(sock, ssl.SSLSocket) and sock.pending() and not only_wake:
-            return True
-        if sock is None or sock.fileno() < 0:
-            self.event_queue.put("Evt17")
-            return False
-        poll = self._poll or self._register(sock)
-        if only_wake:
-            poll.modify(self._fd, 0)
-        found = [fd for fd, _ in poll.poll(timeout_ms)]
-        if only_wake:
-            poll.modify(self._fd, select.POLLIN)
-        if self._wake_fd in found:
-            self.wake.clear()
-        return self._fd in found
-
-    def _register(self, sock: socket.socket) -> select.poll:
-        self._poll = select.poll()
-        self._fd, self._wake_fd = sock.fileno(), self.wake.open()
-        self._poll.register(self._fd, select.POLLIN)
-        self._poll.register(self._wake_fd, select.POLLIN)
-        return self._poll
 
 
 class StreamingDul(DULServiceProvider):
@@ -292,9 +167,10 @@ class StreamingDul(DULServiceProvider):
         """As pynetdicom's; nothing stays behind."""
         try:
             super().run_reactor()
-        except InvalidEventError:
-            # pynetdicom's other thread answers a message of an association that is over already.
-            self._tell("association.malformed", "it ended before it was answered")
+        except Exception as exc:  # noqa: BLE001 - it may be anything: it is told, and handled here
+            # pynetdicom's state machine lets what it makes of a peer's bytes end the thread: a
+            # context that was not accepted, an answer to an association that is over already.
+            self._tell("association.malformed", f"{type(exc).__name__} in pynetdicom")
             self.assoc.is_established, self.assoc._kill = False, True
             self.socket.close()
         finally:
@@ -327,7 +203,7 @@ class StreamingDul(DULServiceProvider):
                 self._read_other()
 
     def _pump(self) -> None:
-        """Read for as long as there is something, and nothing else to do."""
+        """Read for as long as something comes, and there is nothing else to do."""
         self._idle_timer.stop()  # the caller starts it anew
         sock = self.socket
         while self.event_queue.empty():
@@ -337,24 +213,24 @@ class StreamingDul(DULServiceProvider):
                 self._give_up(str(exc))
                 return
             except OSError as exc:
-                self._hung_up(exc.strerror or type(exc).__name__)
+                self._hung_up(_why(exc))
                 return
             if sock.unread:
                 if sock.has_pdu:
                     self._read_other()
                 return
-            if not (sock.wait(PATIENCE_MS) and self._fill()):
+            if not self._fill():
                 return
 
     def _fill(self) -> bool:
-        """Read once. If nothing comes any more, the state machine is told."""
+        """Read. If nothing will come any more, the state machine is told."""
         try:
             n_bytes = self.socket.fill()
         except OSError as exc:
-            n_bytes, reason = 0, exc.strerror or type(exc).__name__
+            n_bytes, reason = 0, _why(exc)
         else:
             reason = "the peer hung up"
-        if not n_bytes:
+        if n_bytes == 0:
             self._hung_up(reason)
         return bool(n_bytes)
 
@@ -386,3 +262,7 @@ class StreamingDul(DULServiceProvider):
     def _wake(self) -> None:
         if self.socket is not None:
             self.socket.wake.set()
+
+
+def _why(exc: OSError) -> str:
+    return exc.strerror or str(exc) or type(exc).__name__

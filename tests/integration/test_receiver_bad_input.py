@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -48,6 +49,10 @@ CASES: dict[str, tuple[dict[str, object], Callable[[Dataset], bytes | None], int
 }
 
 
+def said(running: Receiver, instance_uid: str) -> list[dict[str, Any]]:
+    return [line for line in running.log() if line.get("instance_uid") == instance_uid]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_data_set_that_cannot_be_taken_is_refused_with_its_meaning(
     running: Receiver, name: str
@@ -68,8 +73,9 @@ def test_a_data_set_that_cannot_be_taken_is_refused_with_its_meaning(
         good = make_dataset()
         assert send(opened, encode(good), sop_instance_uid=good.SOPInstanceUID)[0] == 0x0000
         opened.release()
-    lines = [line for line in running.log() if line.get("instance_uid") == instance_uid]
-    assert [(line["event"], line["status"]) for line in lines] == [
+    # The parent process passes the lines on, in its own time.
+    wait_until(lambda: said(running, instance_uid))
+    assert [(line["event"], line["status"]) for line in said(running, instance_uid)] == [
         ("store.refused", f"0x{status:04X}")
     ]
     assert running.nothing_half_written()
