@@ -185,7 +185,7 @@ def read_ledger(site: Site, facts: Facts) -> None:
 def read_spool(site: Site, facts: Facts) -> None:
     """What was received and is not in the ledger yet."""
     root = site.spool.root
-    waiting = [*root.glob("incoming/*/*.dcm")]
+    waiting = [*root.glob("incoming/*/*.dcm"), *root.glob("ready/*/.*/*.dcm")]
     for study_uid, token in site.spool.outbox():
         waiting += site.spool.revision_dir(study_uid, token).glob("*.dcm")
     facts.waiting_in_spool = {path.stem for path in waiting}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 import random
+import shutil
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Report:
     """What came of it."""
 
     plan: Plan
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     instances: dict[str, dict[str, int]] = field(default_factory=dict)
     studies: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -87,6 +87,9 @@ def run(plan: Plan, directory: Path) -> Report:
         known = facts.gather(running, senders.studies)
         verdict = checks.judge(known, senders.studies)
         _fill_in(report, senders, verdict, known, running)
+        if report.violations:
+            # The small disk goes with the site.
+            shutil.copytree(running.data_dir, directory / "kept")
     return report
 
 
@@ -109,7 +112,8 @@ def _break_things(
             lasts_s = plan.until_s - plan.at_s
             say(f"{now:7.1f} s  {plan.fault.name}" + (f" for {lasts_s:.1f} s" if lasts_s else ""))
             undo = plan.fault.begin(running, random.Random(plan.seed))
-            watch.report.faults[plan.fault.name] += 1
+            counts = watch.report.faults
+            counts[plan.fault.name] = counts.get(plan.fault.name, 0) + 1
             n += 1
             heapq.heappush(ends, (plan.until_s, n, plan.fault.name, undo))
         elif now >= duration_s and not ends:
@@ -213,11 +217,14 @@ def _sums(report: Report) -> list[str]:
         **dict.fromkeys(report.instances, report.counts["instances acknowledged"]),
         **dict.fromkeys(report.studies, report.counts["studies acknowledged"]),
     }
-    tables = report.instances | report.studies
+    found = {
+        name: sum(n for outcome, n in table.items() if outcome != checks.LOST)
+        for name, table in (report.instances | report.studies).items()
+    }
     return [
-        f"{name}: {sum(table.values())} accounted for, {expected[name]} acknowledged"
-        for name, table in tables.items()
-        if sum(n for what, n in table.items() if what != checks.LOST) != expected[name]
+        f"{name}: {found[name]} accounted for, {n} acknowledged"
+        for name, n in expected.items()
+        if found[name] != n
     ]
 
 

@@ -69,12 +69,15 @@ class Senders:
         self._stop = threading.Event()
         self._give_up_at = float("inf")
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(6, "sender")
         self._under_way: list[Future[None]] = []
-        self._thread = threading.Thread(target=self._run, name="modality", daemon=True)
 
     def __enter__(self) -> Senders:
         """Begin to send."""
+        self._stop.clear()
+        self._give_up_at = float("inf")
+        self._under_way.clear()
+        self._pool = ThreadPoolExecutor(6, "sender")
+        self._thread = threading.Thread(target=self._run, name="modality", daemon=True)
         self._thread.start()
         return self
 
