@@ -116,7 +116,8 @@ def pacs(aet: str, folder: Path | None, **options: Any) -> None:
 @main.command()
 @common
 @click.option("--answer", default="AA", show_default=True, help="Acknowledgement, see RisSwitches")
-def ris(answer: str, **options: Any) -> None:
+@click.option("--web-port", type=int, help="Port of a page that shows what came; 0 for a free one")
+def ris(answer: str, web_port: int | None, **options: Any) -> None:
     """An MLLP server."""
     from simulators.ris import RisSimulator
 
@@ -126,10 +127,15 @@ def ris(answer: str, **options: Any) -> None:
             port=options["port"],
             journal_path=options["journal"],
             switches_file=options["switches"],
+            web_port=web_port,
             **{"answer": answer} | parse_settings(options["settings"]),
         )
 
-    run(make, lambda server: {"host": server.host, "port": server.port}, options["port_file"])
+    def address(server: RisSimulator) -> dict[str, Any]:
+        page = {"url": server.web.url} if server.web is not None else {}
+        return {"host": server.host, "port": server.port, **page}
+
+    run(make, address, options["port_file"])
 
 
 @main.command()

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from pacsor_tasks.errors import PeerUnavailable
+from simulators.http import HttpServer
 from simulators.journal import Journal
+from simulators.ris_page import build_page
 from simulators.switches import Switches
 
 START, END = b"\x0b", b"\x1c\x0d"
@@ -68,6 +70,7 @@ class RisSimulator:
         port: 0 for a free one.
         journal_path: Where events are written as JSON lines.
         switches_file: JSON switches, read again when it changes.
+        web_port: Port of a page that shows what came; 0 for a free one, None for no page.
         switches: Initial switches, see `RisSwitches`; ``control_id`` narrows a later rule.
     """
 
@@ -78,6 +81,7 @@ class RisSimulator:
         port: int = 0,
         journal_path: Path | None = None,
         switches_file: Path | None = None,
+        web_port: int | None = None,
         **switches: Any,
     ) -> None:
         self.switches = Switches(
@@ -86,6 +90,8 @@ class RisSimulator:
         self.journal = Journal(journal_path)
         self.host = host
         self.port = port
+        self._web_port = web_port
+        self.web: HttpServer | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -113,10 +119,15 @@ class RisSimulator:
         )
         self._thread.start()
         is_up.wait()
+        if self._web_port is not None:
+            self.web = HttpServer(build_page(self.journal), self.host, self._web_port)
+            self.web.start()
         return self
 
     def stop(self) -> None:
         """Stop listening and drop every connection."""
+        if self.web is not None:
+            self.web.stop()
         if self._loop is not None and self._stop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()

@@ -63,12 +63,13 @@ async def play(stage: Stage, plan: Plan, console: Console) -> bool:
         story = asyncio.create_task(_story(stage, plan, console, is_up))
         await asyncio.wait({running, story}, return_when=asyncio.FIRST_COMPLETED)
         if plan.keep and story.done() and story.exception() is None:
-            console.print("\n".join(["", *summary(stage.settings)]), markup=False, soft_wrap=True)
+            console.print("\n".join(["", *places(stage)]), markup=False, soft_wrap=True)
             console.print("Ctrl-C ends it")
             await asyncio.wait({running})
         elif story.done() and story.exception() is None:
             console.print(
-                "`--keep` leaves it running, with the status page and Flower", style="dim"
+                "`--keep` leaves it running, with the status page, Flower and the RIS's page",
+                style="dim",
             )
         supervisor.stop()
         story.cancel()
@@ -91,13 +92,22 @@ def _supervisor(stage: Stage, redis: EmbeddedRedis | None, log: BinaryIO) -> Sup
 
 
 async def _story(stage: Stage, plan: Plan, console: Console, is_up: asyncio.Event) -> bool:
-    console.print("starting a gateway and its simulated peers (one AI service, two PACS, one RIS)")
+    console.print(
+        "starting a gateway and its simulated peers (an AI service, a report service, two PACS, a"
+        " RIS)",
+        soft_wrap=True,
+    )
     with console.status("starting") if console.is_terminal else nullcontext():
         await is_up.wait()
-    console.print("\n".join(summary(stage.settings)), markup=False, soft_wrap=True)
+    console.print("\n".join(places(stage)), markup=False, soft_wrap=True)
     study_uids = await asyncio.to_thread(_send, stage, plan.source, console)
     studies = await _watch(stage, study_uids, plan.timeout_s, console)
     return report(stage, studies, console)
+
+
+def places(stage: Stage) -> list[str]:
+    """Where everything is, the RIS's page included."""
+    return [*summary(stage.settings), f"  the RIS's page   http://127.0.0.1:{stage.ris_page}/"]
 
 
 def _send(stage: Stage, source: Path, console: Console) -> list[str]:

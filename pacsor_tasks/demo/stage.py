@@ -18,6 +18,7 @@ from pacsor_tasks.supervisor import python_module
 TOKEN = "demo-token"  # noqa: S105 - the simulator's own, on loopback
 PORTS = (
     "PORT", "ADMIN_PORT", "FLOWER_PORT", "API", "PACS_PORT", "PACS_PORT_2", "RIS_HOST_PORT",
+    "RIS_PAGE", "TCR",
 )  # fmt: skip
 PACS = {"storescu": "PACS", "storescu-2": "ARCHIVE"}
 
@@ -29,11 +30,14 @@ class Stage:
     directory: Path
     environment: Mapping[str, str]
     settings: Settings
+    #: of the page on which the simulated RIS shows what it got
+    ris_page: int
 
     @property
     def journals(self) -> dict[str, Path]:
-        """What each peer says it received, by destination; the AI service is `api`."""
-        return {n: self.directory / "journals" / f"{n}.jsonl" for n in ("api", *PACS, "hl7")}
+        """What each peer says it received, by destination; the AI is `api`, the reports `tcr`."""
+        names = ("api", "tcr", *PACS, "hl7")
+        return {name: self.directory / "journals" / f"{name}.jsonl" for name in names}
 
     @property
     def log(self) -> Path:
@@ -46,8 +50,10 @@ class Stage:
         specs = [self._simulator("api", "milvue", api, "--token", TOKEN)]
         for name, pacs in self.settings.storescu.items():
             specs.append(self._simulator(name, "pacs", str(pacs.port), "--aet", pacs.called_aet))
-        ris = self.settings.ris["hl7"]
-        return [*specs, self._simulator("hl7", "ris", str(ris.port))]
+        tcr = (self.settings.TCR_API_URL or "").rsplit(":", 1)[1]
+        specs.append(self._simulator("tcr", "tcr", tcr, "--token", TOKEN))
+        ris, page = self.settings.ris["hl7"], str(self.ris_page)
+        return [*specs, self._simulator("hl7", "ris", str(ris.port), "--web-port", page)]
 
     def _simulator(self, name: str, kind: str, port: str, *options: str) -> ProcessSpec:
         journal = self.journals[name]
@@ -61,17 +67,8 @@ class Stage:
 
 def build_stage(directory: Path) -> Stage:
     """Choose free ports and write down the settings; starts nothing."""
-    names = (
-        "PORT",
-        "ADMIN_PORT",
-        "FLOWER_PORT",
-        "API",
-        "PACS_PORT",
-        "PACS_PORT_2",
-        "RIS_HOST_PORT",
-    )
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    loopback = "127.0.0.1"
+    ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+    loopback, ris_page = "127.0.0.1", ports.pop("RIS_PAGE")
     environment = _without_settings(os.environ) | {
         "DATA_DIR": str(directory / "data"),
         "TMPDIR": str(directory / "tmp"),
@@ -91,11 +88,15 @@ def build_stage(directory: Path) -> Stage:
         "RIS_HOST_IP": loopback,
         "RECEIVING_APPLICATION": "RIS",
         "RECEIVING_FACILITY": "DEMO",
+        "HL7_LANGUAGE": "EN",
+        "INCLUDE_TECHCARE_REPORT": "true",
+        "TECHCARE_REPORT_FORMAT": "HTML",
+        "TCR_API_URL": f"http://{loopback}:{ports.pop('TCR')}",
         **{name: str(port) for name, port in ports.items()},
     }
     for name in ("journals", "tmp"):
         (directory / name).mkdir(parents=True)
-    return Stage(directory, environment, load(environment, dotenv=None))
+    return Stage(directory, environment, load(environment, dotenv=None), ris_page)
 
 
 def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:

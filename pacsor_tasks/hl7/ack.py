@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pacsor_tasks.errors import Rejected, Retryable
 from pacsor_tasks.hl7.escape import Delimiters, clean, unescape
 
+ACCEPTED = frozenset({"AA", "CA"})
 MAX_TEXT = 200
 MAX_ERRORS = 10
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -39,6 +40,8 @@ class Ack:
 
     def __str__(self) -> str:
         """One line for the operator: the code and the reason given."""
+        if self.code in ACCEPTED and not self.text:
+            return self.code
         reason = self.text or "no reason given"
         errors = f" [ERR {', '.join(self.errors)}]" if self.errors else ""
         return f"{self.code}: {reason}{errors}"
@@ -85,7 +88,7 @@ def check(data: bytes, control_id: str) -> Ack:
     ack = parse_ack(data)
     if ack.control_id != control_id:
         raise AckMismatch("the acknowledgement is of another message (MSA-2 is not our MSH-10)")
-    if ack.code in {"AA", "CA"}:
+    if ack.code in ACCEPTED:
         return ack
     if ack.code in {"AE", "CE"}:
         raise AckError(ack)
