@@ -6,21 +6,13 @@ files and memory are what they were, and nothing half-written is left.
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from pacsor_tasks.dicom.headers import data_set_offset
-from tests.support.dcmtk import storescu
-from tests.support.instances import CR, encode, make_dataset, new_uid, write_instance
+from tests.support.instances import CR, encode, make_dataset
 from tests.support.net import wait_until
 from tests.support.raw_dicom import (
     ABORT,
@@ -30,7 +22,6 @@ from tests.support.raw_dicom import (
     NO_DATA_SET,
     P_DATA,
     RELEASE_RQ,
-    InstanceMaker,
     RawPeer,
     associate_rq,
     command_set,
@@ -44,127 +35,12 @@ from tests.support.raw_dicom import (
     store_rq,
     uid_element,
     us_element,
-)
-from tests.support.receivers import Receiver, receiver
+)  # fmt: skip
+from tests.support.victims import IDLE_S, Victim, unharmed, victim
 
-IDLE_S = 2
-#: What a process may grow by beside a hundred bad peers; it has 95 MB to begin with.
-MARGIN_MB = 40
-ENDLESS_BYTES = 400_000_000
+__all__ = ["unharmed", "victim"]
 
 pytestmark = pytest.mark.xdist_group("bad_peers")
-
-
-@dataclass
-class Victim:
-    """The receiver that meets them all."""
-
-    running: Receiver
-    pid: int
-    n_threads: int = 0
-    n_files: int = 0
-    resident: float = 0.0
-    made: InstanceMaker = field(default_factory=lambda: InstanceMaker(7, (200, 30_000)))
-
-    @property
-    def port(self) -> int:
-        return self.running.port
-
-    def threads(self) -> int:
-        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
-
-    def files(self) -> int:
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
-
-    def resident_mb(self) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1000
-
-    def is_unharmed(self) -> bool:
-        """Whether it is as it was before."""
-        return (
-            self.running.nothing_half_written()
-            and self.threads() <= self.n_threads
-            and self.files() <= self.n_files
-        )
-
-    def holds(self, uid: str, data_set: bytes) -> bool:
-        """Whether the instance was kept, byte for byte."""
-        found = list(self.running.spool.root.rglob(f"{uid}.dcm"))
-        return [p.read_bytes()[data_set_offset(p)[1] :] for p in found] == [data_set]
-
-    def knows(self, uid: str) -> bool:
-        """Whether there is a file of that name, whole or not."""
-        return any(self.running.spool.root.rglob(f"{uid}*"))
-
-
-class GoodSender(threading.Thread):
-    """Sends all the time, and wants success each time."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self.port = port
-        self.stopped = threading.Event()
-        self.n_sent = 0
-        self.failure: str | None = None
-
-    def run(self) -> None:
-        maker = InstanceMaker(99, (100, 20_000))
-        study = 0
-        try:
-            while not self.stopped.is_set():
-                study += 1
-                with raw_peer(self.port) as peer:
-                    for instance in range(10):
-                        study_uid, uid = maker.uids(study, instance)
-                        status = peer.store(uid, maker.data_set(study_uid, uid))
-                        assert status == 0, f"status {status:04X}"
-                        self.n_sent += 1
-                        self.stopped.wait(0.05)
-                    peer.release()
-        except (OSError, EOFError, AssertionError) as exc:
-            self.failure = f"{type(exc).__name__} {exc}"
-
-
-@pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """One receiver, one process, and a good sender beside whatever the tests do."""
-    with receiver(
-        tmp_path_factory.mktemp("bad"),
-        RECEIVER_IDLE_TIMEOUT=IDLE_S,
-        RECEIVER_ASSOCIATE_TIMEOUT=2,
-        RECEIVER_MAX_ASSOCIATIONS=64,
-    ) as running:
-        (pid,) = running.scp_pids()
-        victim = Victim(running, pid)
-        good = GoodSender(running.port)
-        good.start()
-        try:
-            wait_until(lambda: good.n_sent > 20 or good.failure)
-            yield victim
-        finally:
-            good.stopped.set()
-            good.join(30)
-        assert good.failure is None
-        assert running.scp_pids() == [pid], "the process died of its input"
-        assert running.log("store.failed") == []
-        assert "Traceback" not in running.log_path.read_text()
-
-
-@pytest.fixture(autouse=True)
-def _unharmed(victim: Victim) -> Iterator[None]:
-    """What every test here ends with."""
-    if not victim.n_threads:
-        # With the good sender's association, and some room for the next one to begin.
-        victim.n_threads, victim.n_files = victim.threads() + 2, victim.files() + 8
-        victim.resident = victim.resident_mb()
-    yield
-    wait_until(victim.is_unharmed, 15)
-    assert victim.resident_mb() < victim.resident + MARGIN_MB
-    with raw_peer(victim.port) as peer:
-        dataset = make_dataset()
-        assert peer.store(dataset.SOPInstanceUID, encode(dataset)) == 0x0000
-        peer.release()
 
 
 @contextmanager
@@ -398,94 +274,3 @@ def test_a_context_that_was_not_accepted_ends_the_association(victim: Victim) ->
         peer.send(store_message(str(dataset.SOPInstanceUID), encode(dataset)))
         assert peer.ended()
     assert not victim.knows(dataset.SOPInstanceUID)
-
-
-def test_associations_opened_and_dropped_by_the_thousand_leave_nothing(victim: Victim) -> None:
-    request = associate_rq()
-
-    def drop(share: int) -> None:
-        for n in range(share, 1200, 3):
-            with suppress(OSError, EOFError):
-                peer = dial(victim.port)
-                if n % 4 == 1:
-                    peer.send(request[: n % len(request)])
-                elif n % 4 > 1:
-                    peer.associate()
-                (peer.reset if n % 3 else peer.close)()
-
-    droppers = [threading.Thread(target=drop, args=(share,)) for share in range(3)]
-    for dropper in droppers:
-        dropper.start()
-    most = 0
-    while any(dropper.is_alive() for dropper in droppers):
-        most = max(most, victim.threads())
-        time.sleep(0.05)
-    # Two for each association, at most 64 of them, and those that just end.
-    assert most < 300
-    seats = victim.running.spool.root / "seats"
-    wait_until(lambda: not seats.exists() or len(list(seats.iterdir())) <= 1, 15)
-
-
-def test_senders_of_a_byte_now_and_then_hold_up_nobody(victim: Victim, tmp_path: Path) -> None:
-    dataset = make_dataset()
-    message = store_message(str(dataset.SOPInstanceUID), encode(dataset))
-    request = associate_rq()
-    with ExitStack() as stack:
-        slow_requests = [stack.enter_context(dial(victim.port).sock) for _ in range(15)]
-        slow_data = [stack.enter_context(raw_peer(victim.port)).sock for _ in range(15)]
-        threads = victim.threads()
-        file = write_instance(tmp_path)
-        for at in range(30):
-            for sock in slow_requests:
-                with suppress(OSError):  # it is told to go
-                    sock.sendall(request[at : at + 1])
-            for sock in slow_data:
-                sock.sendall(message[at : at + 1])
-            time.sleep(0.1)
-            if at == 10:
-                storescu(victim.port, file)
-        assert victim.threads() <= threads + 4
-        # Who takes so long to ask for an association is sent away.
-        assert all(RawPeer(sock).ended(10) for sock in slow_requests)
-        for sock in slow_data:
-            assert not RawPeer(sock).ended(0.01)
-    assert not victim.knows(dataset.SOPInstanceUID)
-
-
-def test_a_peer_that_reads_no_answers_is_ended(victim: Victim) -> None:
-    dataset = make_dataset()
-    bad = store_message(str(dataset.SOPInstanceUID), b"no data set at all")
-    with raw_peer(victim.port) as peer, pytest.raises(ConnectionError):
-        peer.send(bad * 40_000)
-
-
-def test_a_data_set_that_never_ends_stops_at_the_watermark(tmp_path: Path) -> None:
-    room = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
-    data = room / f"pacsor-{new_uid()}"
-    data.mkdir()
-    free = shutil.disk_usage(room).free
-    try:
-        with receiver(
-            tmp_path,
-            DATA_DIR=data,
-            DISK_HIGH_WATERMARK=f"{(free - ENDLESS_BYTES // 4) // 1_000_000}MB",
-            DISK_LOW_WATERMARK=f"{(free - ENDLESS_BYTES // 8) // 1_000_000}MB",
-        ) as running:
-            running.spool.root = data / "spool"
-            victim = Victim(running, running.scp_pids()[0])
-            before = victim.resident_mb()
-            dataset = make_dataset()
-            uid = str(dataset.SOPInstanceUID)
-            piece = p_data(0, bytes(131_066))
-            with raw_peer(running.port) as peer:
-                peer.send(p_data(COMMAND | LAST, store_rq(uid)) + p_data(0, encode(dataset)))
-                for _ in range(ENDLESS_BYTES // len(piece)):
-                    peer.send(piece)
-                # It still goes on, and what came of it is gone already.
-                wait_until(running.nothing_half_written)
-                assert victim.resident_mb() < before + MARGIN_MB
-                peer.send(p_data(LAST, b"\0\0"))
-                assert peer.status() == 0xA700
-            assert not victim.knows(uid)
-    finally:
-        shutil.rmtree(data)

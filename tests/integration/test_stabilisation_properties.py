@@ -8,11 +8,9 @@ line of our code, and others act at any line of it. More examples: PACSOR_EXAMPL
 from __future__ import annotations
 
 import os
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,17 +19,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pacsor_tasks.dicom.elements import EXPLICIT_LE
-from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.spool import Manifest, Spool
 from receiver.associations import OpenAssociation
 from receiver.closing import Closer
 from receiver.durability import Durability
 from receiver.incoming import Incoming, Outcome
-from receiver.processes import Process, alive
+from receiver.processes import alive
 from receiver.stabilisation import Sweeper
 from tests.support.instances import CR
 from tests.support.interleaving import dies, interleaved
+from tests.support.scp_model import Scp, content, data_set, is_complete
 
 # Who dies closes nothing.
 pytestmark = [
@@ -48,26 +46,6 @@ studies = st.sampled_from(STUDIES)
 # As many as there are, and a few more.
 lines_of_a_store = st.integers(1, 170)
 lines_of_a_tick = st.integers(1, 420)
-
-
-@dataclass(eq=False)
-class Scp:
-    """A receiver process, as far as the spool can tell."""
-
-    process: Process
-    incoming: Incoming
-    associations: list[OpenAssociation] = field(default_factory=list)
-
-    def die(self) -> None:
-        """Its lock is released, as the kernel does, and nothing is cleaned up."""
-        lock = self.process.spool.root / "processes" / f"{self.process.id}.lock"
-        with open(os.devnull) as nothing:  # noqa: PTH123
-            for entry in Path("/proc/self/fd").iterdir():
-                with suppress(OSError):
-                    if Path(os.readlink(entry)) == lock:  # noqa: PTH115
-                        os.dup2(nothing.fileno(), int(entry.name), inheritable=False)
-        (self.process.spool.root / "tmp" / f"{self.process.id}.99.part").write_bytes(b"half")
-        self.associations.clear()
 
 
 class Gateway(RuleBasedStateMachine):
@@ -169,7 +147,7 @@ class Gateway(RuleBasedStateMachine):
         self.clock_offset_s += hours * 3600
 
     @rule(study=studies)
-    def an_operator_says_it_is_complete(self, study: str) -> None:
+    def an_operator_says_itis_complete(self, study: str) -> None:
         self.spool.request_stable(study)
 
     @rule()
@@ -243,10 +221,10 @@ class Gateway(RuleBasedStateMachine):
         for uid, study in self.answered.items():
             held = places.get((study, uid), [])
             assert held, f"{uid} was answered with success and is nowhere"
-            assert all(_data_set(path) == _content(uid, study) for path in held), (
+            assert all(data_set(path) == content(uid, study) for path in held), (
                 f"{uid} is not whole"
             )
-            complete = [p for p in held if p.parent.parent.name == study and _is_complete(p)]
+            complete = [p for p in held if p.parent.parent.name == study and is_complete(p)]
             assert len(complete) <= 1, f"{uid} is in two revisions"
 
     @invariant()
@@ -340,7 +318,7 @@ class Gateway(RuleBasedStateMachine):
             series_uid="1.2",
             transfer_syntax_uid=EXPLICIT_LE,
         )
-        outcome = scp.incoming.store(header, _content(uid, study), association)
+        outcome = scp.incoming.store(header, content(uid, study), association)
         if outcome is Outcome.STORED:
             self.stored.append((scp, self.spool.incoming_dir(study) / f"{uid}.dcm"))
             # What the clock that was set would have written, and never the same twice: all these
@@ -379,24 +357,6 @@ class Gateway(RuleBasedStateMachine):
         for path in (self.spool.root / "ready").glob("*/*/*.dcm"):
             found.setdefault((path.parent.parent.name, path.stem), []).append(path)
         return found
-
-
-def _content(uid: str, study: str) -> bytes:
-    elements = [(0x0008, 0x0016, CR), (0x0008, 0x0018, uid), (0x0020, 0x000D, study)]
-    return b"".join(
-        struct.pack("<HH2sH", group, number, b"UI", len(value) + len(value) % 2)
-        + value.encode()
-        + b"\0" * (len(value) % 2)
-        for group, number, value in [*elements, (0x0020, 0x000E, "1.2")]
-    )
-
-
-def _data_set(path: Path) -> bytes:
-    return path.read_bytes()[data_set_offset(path)[1] :]
-
-
-def _is_complete(path: Path) -> bool:
-    return not path.parent.name.startswith(".")
 
 
 TestGateway = Gateway.TestCase
