@@ -67,6 +67,17 @@ def read_study_metadata(path: Path, *, default_issuer: str) -> StudyMetadata:
     values = _decoded(_read(path))
     if not values["StudyInstanceUID"]:
         raise BadResponse("no StudyInstanceUID")
+    return metadata_from(values, default_issuer=default_issuer)
+
+
+def metadata_from(given: Mapping[str, str], *, default_issuer: str) -> StudyMetadata:
+    """A study's data from decoded text.
+
+    Args:
+        given: By DICOM keyword; what is missing is empty.
+        default_issuer: As above.
+    """
+    values = dict.fromkeys(KEYWORDS, "") | dict(given)
     return StudyMetadata(
         study_uid=values["StudyInstanceUID"],
         patient_id=values["PatientID"],

@@ -9,6 +9,7 @@ from pacsor_tasks.ledger.engine import migrate, open_engine
 from pacsor_tasks.ledger.gate import Bounds
 from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
 from pacsor_tasks.ledger.peers import Peers
+from pacsor_tasks.ledger.reports import Reports
 from pacsor_tasks.ledger.retention import Retention
 from pacsor_tasks.ledger.runs import Runs
 from pacsor_tasks.ledger.store import Clock
@@ -48,6 +49,7 @@ class Ledger:
         self.studies = Studies(self.engine, clock)
         self.retention = Retention(self.engine, clock)
         self.peers = Peers(self.engine, clock)
+        self.reports = Reports(self.engine, clock)
         self.verbs = Verbs(self.engine, clock)
 
     def ping(self) -> None:

@@ -16,7 +16,7 @@ from pacsor_tasks.hl7.report import Report
 from pacsor_tasks.models import InstanceOutcome, PeerKind, PeerName, Run
 from pacsor_tasks.ports import Hl7Content, Ports
 from pacsor_tasks.steps.common import core_of
-from pacsor_tasks.steps.report import report_for
+from pacsor_tasks.steps.report import metadata_of_received, received_report, report_for
 
 #: What a RIS finds the patient and the order by.
 IDENTITY = {"PatientID": "patient_id", "AccessionNumber": "accession_number"}
@@ -49,6 +49,9 @@ def compose(
         Retryable, Rejected, BadResponse: As the API client.
         ConfigError: No instance of the run is held.
     """
+    if (received := received_report(run.id, ports)) is not None:
+        metadata = metadata_of_received(received, content, ports)
+        return composed(metadata, content, control_id, "", received.report)
     metadata = metadata_of(run.id, content, ports)
     inference = inference_text(
         _findings(run, content.detections_command, content, waited_s, ports),
@@ -95,6 +98,8 @@ def metadata_of(
         ConfigError: None is held.
         BadResponse: It cannot be read.
     """
+    if (received := received_report(run_id, ports)) is not None:
+        return metadata_of_received(received, content, ports)
     sent = ports.ledger.runs.instances(run_id, outcomes)
     if not sent:
         raise ConfigError("no instance of the run is held to take the study's data from")

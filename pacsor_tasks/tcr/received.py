@@ -1,0 +1,96 @@
+"""A report that another provider published: who and what it is about, and its parts. Pure.
+
+Source: docs/techcare-report.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pacsor_tasks.dicom.headers import is_uid
+from pacsor_tasks.errors import BadResponse
+from pacsor_tasks.hl7.metadata import KEYWORDS
+from pacsor_tasks.hl7.report import Report
+from pacsor_tasks.tcr.reports import is_empty, read_object, report_of
+
+#: What a message may be known by, the first that is there.
+IDS = ("id", "message_id", "report_id")
+STUDY_UIDS = ("StudyInstanceUID", "study_instance_uid")
+NAMESPACE = uuid.UUID("6f0f5f7e-6f0b-5a0b-9d39-0a4a3f5e6b21")
+WHAT = "a provider's report"
+
+
+# No repr: it is a patient's.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ReceivedReport:
+    """One message, understood."""
+
+    provider: str
+    study_uid: str
+    report: Report
+    #: DICOM keyword → text, of what the message says of patient and study
+    study: Mapping[str, str]
+
+
+def run_id_of(envelope: Mapping[str, Any]) -> str:
+    """The same for every arrival of a message: made from its provider and id.
+
+    A message without an id is known by its content.
+    """
+    data = envelope.get("data")
+    value: Mapping[str, Any] = {}
+    with suppress(BadResponse):
+        value = _object(data)
+    given = next((value[name] for name in IDS if isinstance(value.get(name), str | int)), "")
+    own = str(given).strip() or _digest(data)
+    return str(uuid.uuid5(NAMESPACE, f"{envelope.get('provider')}\n{own}"))
+
+
+def received_of(envelope: Mapping[str, Any]) -> ReceivedReport:
+    """Read a message.
+
+    Args:
+        envelope: `provider`, and `data` as it came: an object, or its JSON as text.
+
+    Raises:
+        BadResponse: Not JSON, no study, or no report. Says nothing of its content.
+    """
+    value = _object(envelope.get("data"))
+    provider = envelope.get("provider")
+    if not isinstance(provider, str) or not provider:
+        raise BadResponse(f"{WHAT}: no provider")
+    study = value.get("study", value)
+    if not isinstance(study, Mapping):
+        raise BadResponse(f"{WHAT}: `study` is no object")
+    given = next((v[name] for v in (value, study) for name in STUDY_UIDS if v.get(name)), "")
+    study_uid = str(given).strip()
+    if not is_uid(study_uid):
+        raise BadResponse(f"{WHAT}: no StudyInstanceUID")
+    report = report_of(value, WHAT)
+    if is_empty(report):
+        raise BadResponse(f"{WHAT}: it is empty")
+    return ReceivedReport(
+        provider=provider,
+        study_uid=study_uid,
+        report=report,
+        study={k: str(study[k]) for k in KEYWORDS if isinstance(study.get(k), str | int)},
+    )
+
+
+def _object(data: Any) -> Mapping[str, Any]:
+    if isinstance(data, str):
+        return read_object(data, WHAT)
+    if not isinstance(data, Mapping):
+        raise BadResponse(f"{WHAT}: not a JSON object")
+    return data
+
+
+def _digest(data: Any) -> str:
+    content = data if isinstance(data, str) else json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,1 @@
+"""The subscriber of Azure Web PubSub: other providers' reports become deliveries."""
