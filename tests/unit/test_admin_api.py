@@ -175,18 +175,6 @@ def test_the_configuration_is_what_was_given(admin: Admin) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "status"),
-    [("site_a", 501), ("%2e%2e", 422), ("%2e%2e%2fetc", 404), (".env", 422), ("a" * 65, 422)],
-)
-def test_loading_a_configuration_is_not_there_yet_and_safe(
-    admin: Admin, name: str, status: int
-) -> None:
-    answer = admin.client().post(f"/config/load/{name}")
-    assert answer.status_code == status
-    assert "detail" in answer.json()
-
-
 def test_every_answer_carries_the_protective_headers(admin: Admin) -> None:
     http = client(admin.deps)
     for path in ("/", "/healthz", "/api/studies", "/nowhere"):
