@@ -41,7 +41,6 @@ WATCHED = [
     str(module.__file__)
     for module in (receiver.pdata, receiver.inbound, receiver.commands, pacsor_tasks.dicom.elements)
 ]
-CUTS: dict[int, Callable[[bytes, random.Random], Iterator[bytes]]] = {}
 #: After so many inputs the receiver must take a good instance.
 GOOD_EVERY = 20
 
