@@ -31,6 +31,8 @@ from pacsor_tasks.spool import Manifest
 from tests.support.studies import make_study, study_uid_of
 
 WARM = 3
+#: Rows and columns of an instance: 1 MB.
+SIDE = 724
 
 
 def main() -> None:
@@ -97,7 +99,7 @@ TABLES = {
 def _received(ports: Ports, number: int) -> tuple[str, list[str]]:
     """A study as the receiver leaves it: in `ready/`, with its manifest."""
     scratch = ports.spool.root / f"made-{number}"
-    files = make_study(scratch, 2, side=724)
+    files = make_study(scratch, 2, side=SIDE)
     study_uid, token = study_uid_of(files), f"t{number}"
     directory = ports.spool.revision_dir(study_uid, token)
     directory.parent.mkdir(parents=True)

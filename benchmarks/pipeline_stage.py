@@ -24,7 +24,8 @@ from tests.support.net import wait_until
 
 #: What a command line has in it → whose cost it is. The first that fits.
 ROLES = (
-    ("-m receiver", "receiver"), ("control", "worker for control"), (" worker", "worker"),
+    ("-m receiver", "receiver"), ("-Q control", "worker for control"),
+    ("-Q deliver", "worker for deliveries"), (" worker", "worker"),
     (" beat", "beat"), (" flower", "Flower"), ("pacsor_tasks.admin", "admin"),
     ("redis-server", "Redis"), (" up", "`pacsor up`"),
 )  # fmt: skip
@@ -85,7 +86,10 @@ class Stage:
     def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
         for process in self.gateway.processes():
             try:
-                yield _role(" ".join(process.cmdline())), process
+                command = process.cmdline()
+                parent = process.parent()
+                is_slot = "worker" in command and parent and parent.cmdline() == command
+                yield _role(" ".join(command)) + (", slots" if is_slot else ""), process
             except psutil.Error:
                 continue
         for role, pid in self.peers.items():
