@@ -204,13 +204,13 @@ def flood(bench: Bench, n: int) -> tuple[str, list[str]]:
     return text, [
         f"{'PASS' if per_hour >= TARGET_PER_HOUR else 'MISS'}  {per_hour:,.0f} studies an hour"
         f" (at least {TARGET_PER_HOUR:,})",
-        f"{'PASS' if growth <= TARGET_GROWTH else 'MISS'}  the last tenth but one costs {growth:.2f} of"
-        f" the second to fourth (at most {TARGET_GROWTH})",
+        f"{'PASS' if growth <= TARGET_GROWTH else 'MISS'}  the last tenth but one costs {growth:.2f}"
+        f" of the second to fourth (at most {TARGET_GROWTH})",
     ]
 
 
 def _of_the_ledger(asked: Mapping[str, Any]) -> str:
-    kinds = ", ".join(f"{n:g} × {kind}" for kind, n in list(asked["by_kind"].items())[:6])
+    kinds = ", ".join(f"{n:g} {kind}" for kind, n in list(asked["by_kind"].items())[:6])
     return (
         f"One study in one process, without Celery: {asked['statements']:.0f} statements in"
         f" {asked['writes']:.0f} writing and {asked['reads']:.0f} reading transactions"
