@@ -204,7 +204,7 @@ def flood(bench: Bench, n: int) -> tuple[str, list[str]]:
     return text, [
         f"{'PASS' if per_hour >= TARGET_PER_HOUR else 'MISS'}  {per_hour:,.0f} studies an hour"
         f" (at least {TARGET_PER_HOUR:,})",
-        f"{'PASS' if growth <= TARGET_GROWTH else 'MISS'}  the last tenth but one costs {growth:.2f}"
+        f"{'PASS' if growth <= TARGET_GROWTH else 'MISS'}  the ninth tenth costs {growth:.2f}"
         f" of the second to fourth (at most {TARGET_GROWTH})",
     ]
 

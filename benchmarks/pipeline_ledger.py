@@ -49,7 +49,7 @@ def main() -> None:
     for study_uid, paths in ready[:WARM]:
         tasks.ingest.apply(args=(study_uid, paths))
     counted = _Counted(ports)
-    profile = cProfile.Profile() if options.profile else None
+    profile = cProfile.Profile(time.process_time) if options.profile else None
     started, cpu = time.perf_counter(), time.process_time()
     with profile or nullcontext():
         for study_uid, paths in ready[WARM:]:
