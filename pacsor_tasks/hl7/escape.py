@@ -40,6 +40,8 @@ _DELIMITERS = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # JSON can carry half of a surrogate pair, which UTF-8 cannot.
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+#: What makes a text differ from its encoding.
+_SPECIAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\|^&~\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
@@ -59,6 +61,8 @@ def escape(text: str, controls: Mapping[str, str] = HEXADECIMAL) -> Er7:
         controls: What stands for CR, LF, TAB, and for CR LF where that is one line end. What it
             leaves out is written in hexadecimal.
     """
+    if not _SPECIAL.search(text):
+        return Er7(text)  # nearly always
     pattern, encoded = _table(tuple(controls.items()))
     return Er7(pattern.sub(lambda match: encoded[match[0]], clean(text)))
 

@@ -8,6 +8,7 @@ the RIS that it is the same. Source: contract §3.4, §3.6 (node-hl7-server).
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,13 +40,20 @@ class Ris:
 
 
 class Connections:
-    """The kept connections of this process. Safe to use from several threads."""
+    """The kept connections of this process. Safe to use from several threads.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[Ris, tuple[Connection, threading.Timer]] = {}
+    Args:
+        clock: Seconds, to tell how long one is idle.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Condition()
+        #: with the time until which each is kept
+        self._kept: dict[Ris, tuple[Connection, float]] = {}
         #: those that mix up the messages of one connection
         self._one_each: set[Ris] = set()
+        self._has_janitor = False
 
     def deliver(
         self, ris: Ris, message: bytes, control_id: str, on_answer: OnAnswer = lambda _: None
@@ -81,8 +89,8 @@ class Connections:
         with self._lock:
             kept = list(self._kept.values())
             self._kept.clear()
-        for connection, timer in kept:
-            timer.cancel()
+            self._lock.notify()
+        for connection, _ in kept:
             connection.close()
 
     def _exchange(
@@ -109,8 +117,7 @@ class Connections:
             kept = self._kept.pop(ris, None)
         if kept is None:
             return None
-        connection, timer = kept
-        timer.cancel()
+        connection, _ = kept
         if connection.is_quiet():
             return connection
         connection.close()
@@ -120,20 +127,28 @@ class Connections:
         if not ris.keep_alive_s or ris in self._one_each:
             connection.close()
             return
-        timer = threading.Timer(ris.keep_alive_s, self._expire, (ris, connection))
-        timer.daemon = True
         with self._lock:
             before = self._kept.pop(ris, None)
-            self._kept[ris] = (connection, timer)
-        timer.start()
+            self._kept[ris] = (connection, self._clock() + ris.keep_alive_s)
+            if len(self._kept) > 1:
+                self._lock.notify()  # this one may be the first to expire
+            if not self._has_janitor:
+                self._has_janitor = True
+                threading.Thread(target=self._tidy, name="mllp-idle", daemon=True).start()
         if before is not None:  # two threads at once: the later one stays
-            before[1].cancel()
             before[0].close()
 
-    def _expire(self, ris: Ris, connection: Connection) -> None:
-        with self._lock:
-            kept = self._kept.get(ris)
-            if kept is None or kept[0] is not connection:
-                return
-            del self._kept[ris]
-        connection.close()
+    def _tidy(self) -> None:
+        """Hang up what is idle for too long; ends when nothing is kept."""
+        while True:
+            with self._lock:
+                now = self._clock()
+                idle = [ris for ris, (_, until) in self._kept.items() if until <= now]
+                expired = [self._kept.pop(ris)[0] for ris in idle]
+                if not expired and not self._kept:
+                    self._has_janitor = False
+                    return
+                if not expired:
+                    self._lock.wait(min(until for _, until in self._kept.values()) - now)
+            for connection in expired:
+                connection.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from string import Formatter
 
 from pacsor_tasks.errors import ConfigError
@@ -113,6 +114,7 @@ def is_about(line: str, placeholder: str) -> bool:
     return any(name == placeholder for _, name in _pieces(line))
 
 
+@lru_cache(maxsize=256)
 def _pieces(text: str) -> list[tuple[str, str | None]]:
     """Literal text and the placeholder after it; the last piece may have none.
 

@@ -159,6 +159,7 @@ def test_servers_of_other_authors_take_many_messages_on_one_connection(
         for n in range(5):
             assert deliver(connections, at(server.port), n) == f"GW{n}"
         wait_until(lambda: len(server.received()) == 5)
+        connections.close()
     assert logs == []
 
 
