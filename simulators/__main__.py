@@ -141,8 +141,8 @@ def ris(answer: str, web_port: int | None, **options: Any) -> None:
 @main.command()
 @common
 @click.option("--token", multiple=True, help="Accepted token; any if none")
-@click.option("--pubsub-port", default=0, help="Port of Web PubSub; 0 for a free one")
-def tcr(token: tuple[str, ...], pubsub_port: int, **options: Any) -> None:
+@click.option("--pubsub-port", type=int, help="Port of Web PubSub; 0 for a free one; else none")
+def tcr(token: tuple[str, ...], pubsub_port: int | None, **options: Any) -> None:
     """The TechCare Report API with its Web PubSub. Control also under /_simulator/."""
     from simulators.tcr import TcrSimulator
 

@@ -26,7 +26,7 @@ def config(as_json: bool) -> None:
     settings = load_settings()
     shown = masked(settings)
     shown["numbered"] = {
-        name: MASK if name.startswith("TOKEN") else value
+        name: MASK if name.startswith(("TOKEN_", "PROVIDER_TOKEN_")) else value
         for name, value in sorted(settings.NUMBERED.items())
     }
     shown["sources"] = sources(settings, os.environ, DOTENV)

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from pacsor_tasks.words import counted
 
 #: A certificate takes a site a while to renew.
 MIN_CERTIFICATE_DAYS = 14
+#: To connect to an API, and between the blocks of its answer.
+API_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 
 
@@ -61,6 +64,8 @@ def all_probes(settings: Settings) -> Iterator[Probe]:
     yield Probe("ledger", lambda: _ledger(settings), "see LEDGER_URL")
     for core in settings.cores.values():
         yield _api(core, settings)
+    if settings.TCR_API_URL is not None and settings.CORE_TYPE == "milvue":
+        yield _reports(settings)
     for pacs in configured(settings).values():
         yield _pacs(pacs)
     for ris in settings.ris.values():
@@ -200,22 +205,29 @@ def _ledger(settings: Settings) -> str:
 
 def _api(core: CoreSettings, settings: Settings) -> Probe:
     def run() -> str:
-        from pacsor_tasks.milvue.client import MilvueClient
+        from pacsor_tasks.cores import client_of
 
-        with MilvueClient(
-            core.api_url,
-            core.token.get_secret_value(),
-            signed_url=core.signed_url,
-            connect_timeout_s=min(settings.API_CONNECT_TIMEOUT, CONNECT_TIMEOUT_S),
-            read_timeout_s=min(settings.API_READ_TIMEOUT, 20),
-        ) as client:
+        with closing(client_of(core, settings, at_most_s=API_S)) as client:
             client.check()
         return f"{core.api_url} answers and takes the token"
 
     number = core.name.removeprefix("core")
     suffix = f"_{number}" if number else ""
-    advice = f"see API_URL{suffix} ({core.api_url}) and TOKEN{suffix}"
+    names = ("TCR_API_URL", "PROVIDER_TOKEN") if core.type == "tcr" else ("API_URL", "TOKEN")
+    advice = f"see {names[0]}{suffix} ({core.api_url}) and {names[1]}{suffix}"
     return Probe(f"API {core.name}", run, advice)
+
+
+def _reports(settings: Settings) -> Probe:
+    def run() -> str:
+        from pacsor_tasks.cores import report_client
+
+        token = settings.TOKEN.get_secret_value()
+        with closing(report_client(token, settings, at_most_s=API_S)) as client:
+            client.check()
+        return f"{settings.TCR_API_URL} answers and takes the token"
+
+    return Probe("reports", run, f"see TCR_API_URL ({settings.TCR_API_URL}) and TOKEN")
 
 
 def _pacs(pacs: Pacs) -> Probe:
