@@ -28,7 +28,7 @@ from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.spool import INSTANCE_SUFFIX, fsync_dir
 from receiver import journal
 from receiver.associations import OpenAssociation
-from receiver.durability import Durability, seal
+from receiver.durability import Durability, begin_writing, seal
 from receiver.processes import Process
 
 #: A UUID turned into a UID (PS3.5 §B.2): who wrote the file meta information.
@@ -37,6 +37,8 @@ IMPLEMENTATION_VERSION = f"PACSORTASK {__version__}"[:16]
 COMPARE_BYTES = 1 << 20
 #: Pieces of one `write`: what a system call takes (IOV_MAX), less the file's head.
 MAX_PIECES = 1000
+#: The disk begins to write a file after so much of it.
+EARLY_BYTES = 1 << 20
 
 DuplicatePolicy = Literal["keep-first", "replace"]
 
@@ -56,13 +58,16 @@ class Partial:
     Args:
         path: Where; it must not exist.
         head: What stands before the data set.
+        is_synced: Whether it will be, so that the disk had better begin.
 
     Raises:
         OSError: It cannot be made.
     """
 
-    def __init__(self, path: Path, head: bytes) -> None:
+    def __init__(self, path: Path, head: bytes, *, is_synced: bool = False) -> None:
         self.path = path
+        self._is_synced = is_synced
+        self._n_written = self._n_begun = 0
         self._head_bytes = len(head)
         self._unwritten: list[Buffer] = [head]
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -82,6 +87,10 @@ class Partial:
         written = os.writev(self._fd, parts)
         if written < n_bytes:
             self._write_rest(parts, written)
+        self._n_written += n_bytes
+        if self._is_synced and self._n_written - self._n_begun >= EARLY_BYTES:
+            begin_writing(self._fd, self._n_begun, self._n_written - self._n_begun)
+            self._n_begun = self._n_written
 
     def _write_rest(self, parts: Sequence[Buffer], written: int) -> None:
         # One call takes at most 2 GB, and less when the disk has become full.
@@ -145,7 +154,8 @@ class Incoming:
         """
         self.check_room()
         meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-        return Partial(self.process.new_partial(), meta)
+        is_synced = self.durability is not Durability.NONE
+        return Partial(self.process.new_partial(), meta, is_synced=is_synced)
 
     def check_room(self) -> None:
         """Refuse above the disk's watermark.
