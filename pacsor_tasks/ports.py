@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,8 @@ class Ports:
     poll: PollPolicy
     retry: RetryPolicy
     retention_s: float
+    #: how long a finished study stays in the ledger after its last event
+    ledger_retention_s: float = math.inf
     #: seconds a published message may be under way before the sweep publishes it again
     stale_s: float = 10.0
     breaker: Breaker = field(default_factory=NoBreaker)

@@ -155,6 +155,12 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     RETENTION_DAYS: float = Field(
         30, gt=0, description="Days that the pixels of finished studies are kept for a relaunch"
     )
+    LEDGER_RETENTION_DAYS: float = Field(
+        730,
+        gt=0,
+        description="Days that a study stays on the pages after its last event, its pixels gone;"
+        " then it counts as never seen",
+    )
 
     #: numbered variables (API_URL_1, PACS_IP_2, …) by their full name
     NUMBERED: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)

@@ -31,7 +31,7 @@ from pacsor_tasks.models import Delivery, PeerKind, PeerName, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.settings import load
-from pacsor_tasks.steps.cleanup import apply_retention
+from pacsor_tasks.steps.cleanup import apply_retention, forget_old
 from pacsor_tasks.steps.cleanup import cleanup as cleanup_step
 from pacsor_tasks.steps.download import download as download_step
 from pacsor_tasks.steps.fan_out import fan_out as fan_out_step
@@ -126,11 +126,14 @@ def relaunch(study_uid: str) -> None:
 
 @app.task(name="pacsor.retention")
 def retention() -> None:
-    """Remove the pixels of old finished studies, and enqueue what the ledger does not know."""
+    """Remove the pixels, and at last the rows, of old studies; enqueue what was never recorded."""
     ports = wiring.ports()
     with _deferred():
         recovered = reconcile.recover_ready(ports)
-        log.info("retention.applied", removed=apply_retention(ports), recovered=recovered)
+        removed = apply_retention(ports)
+        log.info(
+            "retention.applied", removed=removed, forgotten=forget_old(ports), recovered=recovered
+        )
 
 
 def _run(run_id: str, step: Step, action: RunStep) -> None:

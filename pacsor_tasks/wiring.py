@@ -89,6 +89,7 @@ def build(settings: Settings) -> Ports:
             cap_s=settings.RETRY_MAX_DELAY, horizon_s=settings.DELIVERY_RETRY_HORIZON
         ),
         retention_s=settings.RETENTION_DAYS * 86400,
+        ledger_retention_s=settings.LEDGER_RETENTION_DAYS * 86400,
         breaker=LedgerBreaker(ledger.peers),
         probes=_probes(settings, hl7.ris),
         aside=_aside,

@@ -6,6 +6,7 @@ import time
 
 from pacsor_tasks.ledger.deliveries import Answer, Deliveries, NewResult
 from pacsor_tasks.ledger.engine import migrate, open_engine
+from pacsor_tasks.ledger.forgetting import Forgetting
 from pacsor_tasks.ledger.gate import Bounds
 from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
 from pacsor_tasks.ledger.peers import Peers
@@ -51,6 +52,7 @@ class Ledger:
         self.peers = Peers(self.engine, clock)
         self.reports = Reports(self.engine, clock)
         self.verbs = Verbs(self.engine, clock)
+        self.forgetting = Forgetting(self.engine, clock)
 
     def ping(self) -> None:
         """Prove that the ledger answers; PeerUnavailable if not."""

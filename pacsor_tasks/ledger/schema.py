@@ -202,6 +202,7 @@ delivery_instance = Table(
     Column("meaning", Text, nullable=False),
     Column("delivered", Boolean, nullable=False),
     Column("at", Double, nullable=False),
+    Index("ix_delivery_instance_result_id", "result_id"),
 )
 
 #: What is known of a core or destination beside its settings; no row: it is well.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from itertools import islice
 
@@ -42,6 +43,26 @@ def apply_retention(ports: Ports) -> int:
             if time.monotonic() > deadline:
                 return removed
     return removed
+
+
+def forget_old(ports: Ports) -> int:
+    """Remove studies from the ledger that are long over and whose pixels are gone.
+
+    Returns:
+        How many studies were forgotten.
+    """
+    age_s = ports.ledger_retention_s
+    if math.isinf(age_s):
+        return 0
+    deadline, forgotten = time.monotonic() + PASS_S, 0
+    ports.ledger.forgetting.forget_peer_events(age_s)
+    while old := ports.ledger.forgetting.old(age_s):
+        # A transaction each: nobody who works waits for more than one study's rows.
+        gone = sum(ports.ledger.forgetting.forget(uid, age_s) for uid in old)
+        forgotten += gone
+        if not gone or time.monotonic() > deadline:
+            break
+    return forgotten
 
 
 def _remove_leftover_revisions(ports: Ports) -> None:

@@ -13,6 +13,16 @@ from pacsor_tasks.models import PeerKind, PeerName, RunState, Step
 from tests.support.ledgers import STUDY, TARGET, add_run
 
 PACS, CORE = PeerName(PeerKind.DESTINATION, "storescu"), PeerName(PeerKind.CORE, "core")
+
+
+def forgotten(ledger: Ledger, run_id: str) -> None:
+    ledger.runs.cancel(run_id, "test")
+    for revision in ledger.retention.removable(-1):
+        assert ledger.retention.removed(revision)
+    assert ledger.forgetting.old(-1) == [STUDY]
+    assert ledger.forgetting.forget(STUDY, -1)
+
+
 ASKED: dict[str, Callable[[Ledger, str], Any]] = {
     "runs.due": lambda ledger, _: ledger.runs.due(stale_s=10, limit=9),
     "runs.watch": lambda ledger, _: ledger.runs.watch(),
@@ -45,6 +55,7 @@ ASKED: dict[str, Callable[[Ledger, str], Any]] = {
     "studies.detail": lambda ledger, _: ledger.studies.detail(STUDY),
     "studies.touched_since": lambda ledger, _: ledger.studies.touched_since(1),
     "studies.oldest": lambda ledger, _: ledger.studies.oldest_unfinished_at(),
+    "forgetting.forget": forgotten,
     "retention.tokens": lambda ledger, _: ledger.retention.tokens(["t1"]),
 }
 #: Pages walk studies in the order shown and stop at their limit; the peers are a handful.
@@ -66,7 +77,7 @@ def test_it_is_found_by_an_index(sqlite_ledger: Ledger, name: str):
     statements: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith(("SELECT", "UPDATE")):
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
             statements.append((statement, parameters))
 
     event.listen(sqlite_ledger.engine, "before_cursor_execute", note)

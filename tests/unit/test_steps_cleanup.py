@@ -84,6 +84,7 @@ def test_a_worker_that_died_after_the_last_delivery_is_noticed(
 ):
     bench = Bench(tmp_path, sqlite_ledger, ris=RIS)
     run = bench.at(bench.run(), Step.DELIVER)
+    clock.tick(1)  # a RIS gets its messages in the order of their runs
     waiting = bench.at(bench.run(token="t2"), Step.DELIVER)
     for delivery in sqlite_ledger.deliveries.of_run(run.id):
         claimed = sqlite_ledger.deliveries.claim(delivery.id, "w", 10)
