@@ -19,7 +19,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import click
 import hl7
@@ -38,7 +37,7 @@ HERE = Path(__file__).parent
 TIMEOUT_S = 30.0
 #: report's bytes → messages per round
 SIZES = {1_000: 2000, 100_000: 500, 1_000_000: 100}
-ROUNDS = 3
+ROUNDS = 5
 OPTIONS = MessageOptions(
     sending_application="MILVUE_GATEWAY",
     sending_facility="MILVUE",
@@ -168,31 +167,29 @@ def sink() -> Iterator[int]:
             process.terminate()
 
 
-def measure(client: Client, size: int, count: int) -> float | str:
-    """Messages a second, the median of the rounds; or why there is no number."""
+def measure(size: int, count: int) -> dict[str, float]:
+    """Messages a second by client, the best of the rounds, which are taken in turns.
+
+    Other work on the machine only ever slows a round down.
+    """
     message = message_of(size)
-    rates = []
+    best = dict.fromkeys(CLIENTS, 0.0)
     for _ in range(ROUNDS):
-        with sink() as port:
-            client(port, message, max(3, count // 20))  # warm
-            try:
-                rates.append(count / client(port, message, count))
-            except (OSError, subprocess.SubprocessError, ValueError, hl7.HL7Exception) as exc:
-                return f"{type(exc).__name__}"
-    return median(rates)
+        for name, client in CLIENTS.items():
+            with sink() as port:
+                client(port, message, max(3, count // 20))  # warm
+                best[name] = max(best[name], count / client(port, message, count))
+    return best
 
 
 def table() -> str:
     """The results in Markdown."""
+    found = {size: measure(size, count) for size, count in SIZES.items()}
     heads = " | ".join(f"{size // 1000:,} kB" for size in SIZES)
     rows = [f"| messages/s, each acknowledged | {heads} |", "|---|" + "---|" * len(SIZES)]
-    for name, client in CLIENTS.items():
-        cells = []
-        for size, count in SIZES.items():
-            rate = measure(client, size, count)
-            cells.append(rate if isinstance(rate, str) else f"{rate:,.0f}")
-            click.echo(f"{name}, {size}: {cells[-1]}", err=True)
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+    for name in CLIENTS:
+        cells = " | ".join(f"{found[size][name]:,.0f}" for size in SIZES)
+        rows.append(f"| {name} | {cells} |")
     return "\n".join(rows)
 
 

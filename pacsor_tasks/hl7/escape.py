@@ -40,6 +40,8 @@ _DELIMITERS = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # JSON can carry half of a surrogate pair, which UTF-8 cannot.
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_ASCII_CONTROLS = bytes(c for c in (*range(32), 127) if c not in b"\t\r\n")
+_C1_ENCODED = re.compile(rb"\xc2[\x80-\x9f]")
 #: What makes a text differ from its encoding.
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f-\x9f\\|^&~\ud800-\udfff]")
 
@@ -50,7 +52,18 @@ def clean(text: str) -> str:
     Returns:
         The text an unescaping receiver reads. Lone surrogates become U+FFFD.
     """
+    if text.isprintable():
+        return text
     return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
+
+
+def clean_bytes(text: str) -> bytes:
+    """The same as UTF-8; quick for reports of megabytes."""
+    try:
+        encoded = text.encode("utf-8").translate(None, _ASCII_CONTROLS)
+    except UnicodeEncodeError:
+        return clean(text).encode("utf-8")
+    return _C1_ENCODED.sub(b"", encoded) if b"\xc2" in encoded else encoded
 
 
 def escape(text: str, controls: Mapping[str, str] = HEXADECIMAL) -> Er7:

@@ -6,12 +6,13 @@ Source: contract §3.1 (forms), §3.2 (their bytes).
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pacsor_tasks.hl7 import markup
-from pacsor_tasks.hl7.escape import Er7, clean, escape
+from pacsor_tasks.hl7.escape import Er7, clean_bytes, escape
 from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, Template, fill
 
 #: The parts of a report, in the order they are sent.
@@ -78,7 +79,7 @@ def report_obx(
     sections = []
     for part in PARTS:
         text = report.html(part) if form is ReportFormat.HTML_SPLIT else report.text(part)
-        if clean(text).strip():
+        if not _is_blank(text):
             key, label = _named(part, template)
             sections.append(Section(key=key, label=label, text=text))
     return [make(section, uppercase=uppercase, template=template) for section in sections]
@@ -117,12 +118,17 @@ def html_split_obx(
     return _fill(template.obx_html_split, "ED", _name(section, uppercase), _base64(section.text))
 
 
+def _is_blank(text: str) -> bool:
+    """Whether nothing is left of it but blanks; looks no further than the first letter."""
+    return all(c.isspace() or unicodedata.category(c) == "Cc" for c in text)
+
+
 def _page(report: Report, template: Template) -> str:
     """The whole report: its title as heading, then each part under a heading of its own."""
     pieces = []
     for part in PARTS:
         content = report.html(part)
-        if part in NOT_ON_THE_PAGE or not clean(content).strip():
+        if part in NOT_ON_THE_PAGE or _is_blank(content):
             continue
         if part == "title":
             pieces.append(f"<h1>{markup.inline(report.text(part))}</h1>")
@@ -150,4 +156,4 @@ def _name(section: Section, uppercase: bool) -> Er7:
 
 def _base64(text: str) -> Er7:
     # No line breaks, and the base64 alphabet has no delimiter: nothing to escape.
-    return Er7(base64.b64encode(clean(text).encode("utf-8")).decode("ascii"))
+    return Er7(base64.b64encode(clean_bytes(text)).decode("ascii"))
