@@ -71,9 +71,10 @@ def config(env_file: Path, *options: str, check: bool = True) -> dict[str, Any]:
 
 
 def test_every_process_of_the_gateway_is_a_service(services: dict[str, Any]) -> None:
-    assert set(services) == GATEWAY | SIMULATORS | {"redis", "postgres"}
+    assert set(services) == GATEWAY | SIMULATORS | {"redis", "postgres", "webps"}
     assert {n for n, s in services.items() if s.get("profiles") == ["demo"]} == SIMULATORS
     assert services["postgres"]["profiles"] == ["postgres"]
+    assert services["webps"]["profiles"] == ["webps"]
     assert not any("profiles" in services[name] for name in GATEWAY | {"redis"})
 
 
@@ -126,7 +127,9 @@ def test_the_commands_are_those_of_the_processes(services: dict[str, Any]) -> No
     commands = {name: " ".join(services[name]["command"]) for name in GATEWAY}
     assert commands["receiver"] == "python -m receiver"
     assert "worker -Q ingest,transfer -n worker@%h" in commands["worker"]
-    assert "worker -Q deliver -c ${DELIVERY_CONCURRENCY:-4} -n deliverer@%h" in commands["deliverer"]
+    assert (
+        "worker -Q deliver -c ${DELIVERY_CONCURRENCY:-4} -n deliverer@%h" in commands["deliverer"]
+    )
     assert "worker -Q control -c 1 -n control@%h" in commands["control"]
     assert commands["admin"] == "python -m pacsor_tasks.admin"
 
@@ -170,6 +173,19 @@ def test_compose_refuses_without_what_every_site_needs(tmp_path: Path, missing: 
     refused = config(dotenv(tmp_path / "site.env", **{missing: ""}), check=False)
     assert refused["returncode"] != 0
     assert f"set {missing} in .env" in refused["stderr"]
+
+
+def test_a_provider_s_site_needs_no_milvue_settings(tmp_path: Path) -> None:
+    site = dotenv(
+        tmp_path / "site.env",
+        API_URL="", TOKEN="", CORE_TYPE="tcr", TCR_API_URL="https://tcr.example.org",
+        PROVIDER_TOKEN="p", ORGANIZATION_ID="7", RECEIVING_APPLICATION="RIS",
+        RECEIVING_FACILITY="SITE", RIS_HOST_IP="192.0.2.8", RIS_HOST_PORT="2575",
+    )  # fmt: skip
+    environment = config(site)["services"]["worker"]["environment"]
+    settings, _ = load_with_warnings({k: str(v) for k, v in environment.items()}, dotenv=None)
+    assert settings.cores["core"].api_url == "https://tcr.example.org"
+    assert settings.cores["core"].destinations == ("hl7",)
 
 
 @pytest.mark.parametrize(

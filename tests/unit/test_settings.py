@@ -8,6 +8,7 @@ import pytest
 
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load, load_with_warnings
+from pacsor_tasks.settings_peers import webps_destinations
 from pacsor_tasks.settings_table import table
 
 REQUIRED = {
@@ -200,3 +201,73 @@ def test_without_a_broker_url_the_embedded_one_of_the_data_directory_counts(tmp_
 def test_the_page_of_settings_is_that_of_the_code():
     page = Path(__file__).parents[2] / "docs" / "settings.md"
     assert page.read_text() == table(), "run `make docs`"
+
+
+TCR = {"TCR_API_URL": "https://tcr.example", "PROVIDER_TOKEN": "mine", "ORGANIZATION_ID": "7"}
+WEBPS = {"WEBPS_ENABLE": "true", "PROVIDERS": "radio-a, radio-b", "TCR_API_URL": "https://tcr"}
+
+
+def test_a_provider_s_core_needs_no_milvue_and_delivers_hl7_only():
+    found = load({"CORE_TYPE": "tcr", "CALLBACK_URLS": "http://storescu:8000", **TCR, **HL7}, None)
+    core = found.cores["core"]
+    assert (core.type, core.api_url, core.organization_id) == ("tcr", "https://tcr.example", "7")
+    assert core.token.get_secret_value() == "mine"
+    assert core.destinations == ("hl7",)
+    assert core.inference_commands == ("report",)
+    assert found.storescu == {}
+    assert "mine" not in repr(found)
+
+
+def test_a_provider_s_core_can_stand_beside_a_milvue_core():
+    found = settings(
+        ADDITIONAL_CORES="core1", CORE_TYPE_1="TCR", PROVIDER_TOKEN_1="mine",
+        ORGANIZATION_ID_1="7", TCR_API_URL="https://tcr", DESTINATIONS_1="hl7-2",
+        RIS_HOST_IP_2="192.0.2.3", RIS_HOST_PORT_2="2575", **HL7,
+    )  # fmt: skip
+    assert found.cores["core"].type == "milvue"
+    assert found.cores["core1"].destinations == ("hl7-2",)
+    assert set(found.ris) == {"hl7-2"}
+
+
+def test_reports_of_other_providers_go_to_every_hl7_destination_in_use_else_to_hl7():
+    alone = settings(**WEBPS, **HL7)
+    assert alone.WEBPS_PROVIDERS == ("radio-a", "radio-b")
+    assert webps_destinations(alone) == ("hl7",)
+    assert set(alone.ris) == {"hl7"}
+    second = {"RIS_HOST_IP_2": "192.0.2.3", "RIS_HOST_PORT_2": "2575"}
+    both = settings(DESTINATIONS="storescu,hl7,hl7-2", **WEBPS, **HL7, **second)
+    assert webps_destinations(both) == ("hl7", "hl7-2")
+    one = settings(
+        DESTINATIONS="storescu,hl7,hl7-2", WEBPS_DESTINATIONS="hl7-2", **WEBPS, **HL7, **second
+    )
+    assert webps_destinations(one) == ("hl7-2",)
+    assert webps_destinations(settings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"INCLUDE_REPORT": "true", "DESTINATIONS": "hl7", **HL7},
+         "TCR_API_URL: required by INCLUDE_TECHCARE_REPORT"),
+        ({**WEBPS, **HL7, "TCR_API_URL": ""}, "TCR_API_URL: required by WEBPS_ENABLE"),
+        ({**WEBPS, **HL7, "PROVIDERS": ""}, "WEBPS_PROVIDERS: required by WEBPS_ENABLE"),
+        ({**WEBPS, **HL7, "ENABLE_HL7": "false"}, "WEBPS_ENABLE: reports go to HL7"),
+        ({**WEBPS, **HL7, "WEBPS_DESTINATIONS": "storescu"}, "WEBPS_DESTINATIONS: 'storescu'"),
+        ({**WEBPS}, "RECEIVING_APPLICATION: required by destination hl7"),
+        ({**TCR, **HL7, "CORE_TYPE": "tcr", "PROVIDER_TOKEN": ""}, "PROVIDER_TOKEN: required by"),
+        ({**TCR, **HL7, "CORE_TYPE": "tcr", "ORGANIZATION_ID": ""}, "ORGANIZATION_ID: required by"),
+        ({**TCR, **HL7, "CORE_TYPE": "tcr", "ENABLE_HL7": "false"}, "CORE_TYPE: tcr has only HL7"),
+        ({"CORE_TYPE": "other"}, "CORE_TYPE: Input should be 'milvue' or 'tcr'"),
+        ({"ADDITIONAL_CORES": "core1", "CORE_TYPE_1": "tcr"}, "TCR_API_URL_1: required by CORE_TY"),
+        ({"ADDITIONAL_CORES": "core1", "CORE_TYPE_1": "x", "API_URL_1": "http://o",
+          "TOKEN_1": "k"}, "CORE_TYPE_1: Input should be"),
+        ({"TCR_REPORT_PATH": "/report"}, "TCR_REPORT_PATH: .*study_instance_uid"),
+        ({"TCR_STATUS_PATH": "/{study_instance_uid}/{token}"}, "TCR_STATUS_PATH: .*placeholders"),
+        ({"TCR_UPLOAD_PATH": "studies"}, "TCR_UPLOAD_PATH: 'studies' is not a path"),
+        ({"WEBPS_GROUP": "all"}, "WEBPS_GROUP: String should match"),
+        ({"TCR_AUTH_HEADER": "x y"}, "TCR_AUTH_HEADER: String should match"),
+    ],
+)  # fmt: skip
+def test_what_reports_need_is_said_at_start(given: dict[str, str], says: str):
+    with pytest.raises(ConfigError, match=says):
+        load({**REQUIRED, **given}, None)
