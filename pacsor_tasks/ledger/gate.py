@@ -12,7 +12,17 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.models import DeliveryState, Peer, PeerKind, PeerName, PeerState, RunState, Step
@@ -58,6 +68,15 @@ WORK = {
 }
 
 
+#: A piece of work and what is known of its peer.
+_FOUND = {
+    kind: select(work.name.label("of"), work.since.label("since"), *PEER_COLUMNS)
+    .outerjoin_from(work.table, t.peer, and_(t.peer.c.kind == kind, t.peer.c.name == work.name))
+    .where(work.table.c.id == bindparam("work"))
+    for kind, work in WORK.items()
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What limits the work for one peer."""
@@ -88,17 +107,7 @@ def admit(c: Connection, kind: PeerKind, work_id: str, now: float, bounds: Bound
     One that may not is put off, with the reason to be shown.
     """
     work = WORK[kind]
-    found = (
-        c.execute(
-            select(work.name.label("of"), work.since.label("since"), *PEER_COLUMNS)
-            .outerjoin_from(
-                work.table, t.peer, and_(t.peer.c.kind == kind, t.peer.c.name == work.name)
-            )
-            .where(work.table.c.id == work_id)
-        )
-        .mappings()
-        .first()
-    )
+    found = c.execute(_FOUND[kind], {"work": work_id}).mappings().first()
     if found is None:
         return True  # the claim finds that out too
     peer = to_peer(found) if found["name"] is not None else Peer(kind=kind, name=found["of"])

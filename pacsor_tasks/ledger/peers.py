@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from pacsor_tasks.errors import Conflict
 from pacsor_tasks.ledger import gate
@@ -22,6 +22,11 @@ OPEN_AT = 10
 FIRST_S, LONGEST_S = 5.0, 60.0
 #: A probe whose process died is made again after so long, seconds.
 PROBE_LEASE_S = 30.0
+
+
+_PEER = select(*gate.PEER_COLUMNS).where(
+    t.peer.c.kind == bindparam("of_kind"), t.peer.c.name == bindparam("called")
+)
 
 
 class Peers(Store):
@@ -211,7 +216,7 @@ class Peers(Store):
         return found
 
     def _get(self, c: Connection, peer: PeerName) -> Peer:
-        row = c.execute(select(*gate.PEER_COLUMNS).where(*_is(peer))).mappings().first()
+        row = c.execute(_PEER, {"of_kind": peer.kind, "called": peer.name}).mappings().first()
         return Peer(kind=peer.kind, name=peer.name) if row is None else gate.to_peer(row)
 
     def _update(self, c: Connection, peer: PeerName, *where: Any, **values: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -110,19 +111,23 @@ class Store:
 
 def insert_missing(connection: Connection, table: Any) -> Any:
     """An INSERT that leaves existing rows as they are, in the database's own dialect."""
-    return _insert(connection, table).on_conflict_do_nothing()
+    return _insert(connection.dialect.name, table).on_conflict_do_nothing()
 
 
 def upsert(connection: Connection, table: Any) -> Any:
     """An INSERT that replaces the row of the same key."""
-    new = _insert(connection, table)
+    return _upsert(connection.dialect.name, table)
+
+
+@cache
+def _upsert(dialect: str, table: Any) -> Any:
+    new = _insert(dialect, table)
     key = table.primary_key.columns
     values = {c.name: new.excluded[c.name] for c in table.columns if c.name not in key}
     return new.on_conflict_do_update(index_elements=list(key), set_=values)
 
 
-def _insert(connection: Connection, table: Any) -> Any:
-    dialect: Literal["sqlite", "postgresql"] = connection.dialect.name  # type: ignore[assignment] # open_engine admits only these
+def _insert(dialect: str, table: Any) -> Any:
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as pg_insert
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
+from requests.utils import get_environ_proxies
 
 from pacsor_tasks import __version__
 from pacsor_tasks.errors import BadResponse, ConfigError, PacsorError
@@ -121,6 +123,10 @@ class Transport:
         self._timeouts_s = timeouts_s
         self._dialect = dialect
         self._session = requests.Session()
+        # Read once, not for every request, where it takes longer than all the rest.
+        self._session.trust_env = False
+        self._session.verify = _ca_bundle()
+        self._proxies: dict[str, dict[str, str]] = {}
         # A `.netrc` entry for the host would add an Authorization header, which storages refuse.
         self._session.auth = _no_auth
         self._session.headers.update(
@@ -222,6 +228,7 @@ class Transport:
             data=data,
             timeout=self._timeouts_s,
             allow_redirects=False,
+            proxies=self._proxies_for(url),
             stream=True,
         )
         try:
@@ -229,10 +236,22 @@ class Transport:
         finally:
             response.close()
 
+    def _proxies_for(self, url: str) -> dict[str, str]:
+        """The environment's proxies (HTTPS_PROXY, NO_PROXY, …) for a host."""
+        host = urlsplit(url).netloc
+        if host not in self._proxies:
+            self._proxies[host] = dict(get_environ_proxies(url))
+        return self._proxies[host]
+
     def _refused(self, response: requests.Response, what: str) -> PacsorError:
         body = _beginning(response)
         status, headers = response.status_code, response.headers
         return api_refusal(what, status, headers, body, self._token, dialect=self._dialect)
+
+
+def _ca_bundle() -> str | bool:
+    """What certificates are checked by, as `requests` reads it from the environment."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
 def _checked(base_url: str, dialect: Dialect) -> Any:
