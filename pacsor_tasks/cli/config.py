@@ -14,7 +14,7 @@ from pacsor_tasks.admin.config_view import masked
 from pacsor_tasks.cli.common import load_settings, make_console
 from pacsor_tasks.environment import ALIASES, LEGACY, read_environment
 from pacsor_tasks.observability import MASK
-from pacsor_tasks.settings import Settings
+from pacsor_tasks.settings import Settings, at_init
 
 DOTENV = Path(".env")
 
@@ -37,7 +37,7 @@ def config(as_json: bool) -> None:
 
 
 def sources(settings: Settings, environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """Where the value of every setting came from: `default`, `.env`, `environment`.
+    """Where the value of every setting came from: `default`, `.env`, `environment`, a file.
 
     An old name that was used instead is given in brackets.
     """
@@ -50,7 +50,16 @@ def sources(settings: Settings, environ: Mapping[str, str], dotenv: Path) -> dic
         if name != "NUMBERED":
             used = next((n for n in (name, *old_names.get(name, ())) if n in written), None)
             found[name] = _source(name, used, environ)
-    return found
+    return found | _of_file(settings)
+
+
+def _of_file(settings: Settings) -> dict[str, str]:
+    """What LOAD_CONFIG_AT_INIT decided: it wins over the environment."""
+    stem = settings.LOAD_CONFIG_AT_INIT
+    if stem is None:
+        return {}
+    given = {"LOAD_CONFIG_AT_INIT": stem, "HL7_CONF_DIR": str(settings.HL7_CONF_DIR)}
+    return dict.fromkeys(at_init(given), f"{stem}.json")
 
 
 def _source(name: str, used: str | None, environ: Mapping[str, str]) -> str:
