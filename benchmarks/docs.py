@@ -12,4 +12,5 @@ def write(name: str, text: str) -> None:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = DOCS.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before.rstrip()}\n\n{begin}\n{text}\n{end}\n{after.lstrip()}")
+    after = f"\n{after.lstrip()}" if after.strip() else ""
+    DOCS.write_text(f"{before.rstrip()}\n\n{begin}\n{text}\n{end}\n{after}")
