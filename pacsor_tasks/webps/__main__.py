@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import structlog
@@ -65,6 +66,7 @@ def _serve(settings: Settings) -> None:
         subscriber.stop()
         subscriber.news.set()
 
+    threading.excepthook = _thread_ended
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     while not stopping:
@@ -84,7 +86,15 @@ def _record(inbox: Inbox) -> float:
     except PeerUnavailable as exc:
         log.warning("webps.ledger_away", error=str(exc))
         return LEDGER_S
+    except OSError as exc:
+        log.error("webps.not_recorded", error=exc.strerror)  # noqa: TRY400 - no traceback
+        return LEDGER_S
     return TICK_S
+
+
+def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    """The library's threads end when their connection does; their words may quote a frame."""
+    log.warning("webps.thread_ended", error_type=args.exc_type.__name__)
 
 
 def _beat(file: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_the_token_can_be_a_bearer_token(api: TcrSimulator):
 def test_every_other_answer_has_its_error(
     api: TcrSimulator,
     client: TcrClient,
-    switches: dict[str, object],
+    switches: dict[str, Any],
     raised: type[PacsorError],
     says: str,
 ):
