@@ -116,6 +116,7 @@ class StreamingDul(DULServiceProvider):
         self.inbound = Inbound(self)
         self.to_provider_queue = TellingQueue(self._wake)
         self._accepted: dict[int, Accepted] = {}
+        self._peer_maximum: int | None = None
         self._is_told = False
 
     @property
@@ -133,7 +134,9 @@ class StreamingDul(DULServiceProvider):
     @property
     def peer_maximum(self) -> int:
         """Longest PDU the peer takes, bytes; 0: any."""
-        return int(self.assoc.requestor.maximum_length or 0)
+        if self._peer_maximum is None:
+            self._peer_maximum = int(self.assoc.requestor.maximum_length or 0)
+        return self._peer_maximum
 
     def accepted(self, context_id: int) -> Accepted | None:
         """The context of that id; None if it was not accepted."""
@@ -206,7 +209,7 @@ class StreamingDul(DULServiceProvider):
         """Read for as long as something comes, and there is nothing else to do."""
         self._idle_timer.stop()  # the caller starts it anew
         sock = self.socket
-        while self.event_queue.empty():
+        while not (self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread):
             try:
                 sock.consume(self.inbound.take(sock.unread))
             except Malformed as exc:
