@@ -65,7 +65,11 @@ def is_first(c: Connection, delivery_id: str, now: float) -> bool:
             or_(
                 t.delivery.c.study_uid == mine.study_uid,
                 t.delivery.c.due_at <= now,
-                and_(t.delivery.c.state == DeliveryState.RETRYING, _is_away(c, mine.destination)),
+                and_(
+                    t.delivery.c.state == DeliveryState.RETRYING,
+                    _found_the_ris_away(),
+                    _is_away(c, mine.destination),
+                ),
             ),
         )
         .order_by(*PLACE)
@@ -82,6 +86,15 @@ def _placed() -> Any:
         t.delivery.c.id, t.delivery.c.kind, t.delivery.c.destination, t.delivery.c.study_uid,
         t.delivery.c.due_at, t.delivery.c.state, t.delivery.c.run_id, t.run.c.created_at,
     ).join(t.run, t.run.c.id == t.delivery.c.run_id)  # fmt: skip
+
+
+def _found_the_ris_away() -> Any:
+    """Whether its last try ended at the connection, by the words of `hl7.mllp` and of the breaker.
+
+    One that waits for the AI's service to come back must not hold up the others.
+    """
+    error = t.delivery.c.error
+    return or_(error.startswith("RIS "), error.startswith("destination "))
 
 
 def _is_away(c: Connection, destination: str) -> Any:

@@ -40,6 +40,12 @@ def finish(ledger: Ledger, delivery_id: str) -> None:
     ledger.deliveries.finish(claimed(ledger, delivery_id), DeliveryState.DELIVERED, "AA")
 
 
+def park_away(ledger: Ledger, delivery_id: str, error: str) -> None:
+    """A try that found the RIS away, or so it says, while the RIS is known to be away."""
+    ledger.deliveries.park(claimed(ledger, delivery_id), ledger.clock() + 300, error, error)
+    ledger.peers.failed(RIS, "RIS 192.0.2.1:2575: no connection", 1)
+
+
 def launched(ledger: Ledger) -> list[str]:
     due = ledger.deliveries.due(stale_s=0, limit=10, destination="hl7", in_line=True)
     return [d.delivery_id for d in due]
@@ -64,14 +70,22 @@ def test_when_the_ris_is_away_the_oldest_is_tried_again_first_and_at_once(
     ledger: Ledger, clock: Clock
 ) -> None:
     first, second = (message(ledger, clock, n) for n in (1, 2))
-    ledger.deliveries.park(claimed(ledger, first), clock() + 300, "no answer", "no answer")
-    ledger.peers.failed(RIS, "no answer", 1)
+    park_away(ledger, first, "RIS 192.0.2.1:2575: no connection")
     clock.tick(5)
     assert claim(ledger, second) is None
     clock.tick(2)
     assert launched(ledger) == [first, second]
     finish(ledger, first)
     ledger.peers.answered(RIS)
+    finish(ledger, second)
+
+
+@pytest.mark.parametrize("error", ["core core is left alone: no answer", "the RIS answered AE"])
+def test_what_failed_elsewhere_holds_up_nobody_even_while_the_ris_is_away(
+    ledger: Ledger, clock: Clock, error: str
+) -> None:
+    first, second = (message(ledger, clock, n) for n in (1, 2))
+    park_away(ledger, first, error)
     finish(ledger, second)
 
 
