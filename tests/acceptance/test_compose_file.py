@@ -175,10 +175,11 @@ def test_compose_refuses_without_what_every_site_needs(tmp_path: Path, missing: 
     assert f"set {missing} in .env" in refused["stderr"]
 
 
-def test_a_provider_s_site_needs_no_milvue_settings(tmp_path: Path) -> None:
+def test_a_provider_s_site_says_its_own_address_in_their_place(tmp_path: Path) -> None:
+    # Compose cannot ask for one of two variables.
     site = dotenv(
         tmp_path / "site.env",
-        API_URL="", TOKEN="", CORE_TYPE="tcr", TCR_API_URL="https://tcr.example.org",
+        API_URL="https://tcr.example.org", TOKEN="p", CORE_TYPE="tcr", TCR_API_URL="https://tcr.example.org",
         PROVIDER_TOKEN="p", ORGANIZATION_ID="7", RECEIVING_APPLICATION="RIS",
         RECEIVING_FACILITY="SITE", RIS_HOST_IP="192.0.2.8", RIS_HOST_PORT="2575",
     )  # fmt: skip
