@@ -28,7 +28,7 @@ from pacsor_tasks.spool import Spool
 from receiver.associations import OpenAssociation
 from receiver.closing import Closer
 from receiver.durability import Durability
-from receiver.incoming import Incoming, Partial
+from receiver.incoming import Incoming
 from receiver.processes import Process
 from receiver.stabilisation import Sweeper
 from tests.support.instances import CR, encode, make_dataset
@@ -73,10 +73,11 @@ def _cut(
     with disk.open("wb") as file:
         file.truncate(DISK_BYTES)
     _run(f"mkfs.{kind}", *MKFS[kind], disk)
-    with _mounted(disk, "loop") as root:
-        answered, under_way = _receive(Spool(root / "spool"), durability, chance)
+    with (
+        _mounted(disk, "loop") as root,
+        _received(Spool(root / "spool"), durability, chance) as answered,
+    ):
         _run("cp", "--sparse=always", disk, copy)
-        under_way.discard()
     with _mounted(copy, MOUNT.get(kind, "loop")) as root:
         spool = Spool(root / "spool")
         before = _instances(spool)
@@ -91,9 +92,10 @@ def _cut(
     found.n_rescued += len(after.keys() - before)
 
 
-def _receive(
+@contextmanager
+def _received(
     spool: Spool, durability: Durability, chance: random.Random
-) -> tuple[dict[str, bytes], Partial]:
+) -> Iterator[dict[str, bytes]]:
     """The data sets that were answered, by instance, and one that is still under way."""
     spool.prepare()
     _run("sync")
@@ -118,7 +120,11 @@ def _receive(
     )
     partial.write([memoryview(chance.randbytes(300_000))])
     partial.seal()
-    return answered, partial
+    try:
+        yield answered
+    finally:
+        partial.discard()
+        association.close()
 
 
 def _instances(spool: Spool) -> dict[str, bytes]:

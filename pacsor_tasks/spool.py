@@ -86,6 +86,45 @@ class Manifest:
             raise Permanent(f"{MANIFEST} cannot be read: {exc}") from exc
 
 
+class StudyLock:
+    """A study's lock, open: to take it again and again costs a third. Used by one thread at a time.
+
+    Args:
+        spool: Whose.
+        study_uid: Of the study.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, spool: Spool, study_uid: str) -> None:
+        self.study_uid = _uid(study_uid)
+        bucket = hashlib.sha256(study_uid.encode()).hexdigest()[:2]
+        self._lock = _open(f"{spool.root}/locks/{bucket}.lock")
+        try:
+            self._gate = _open(f"{spool.root}/locks/{bucket}.gate")
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def take(self, *, exclusive: bool) -> None:
+        """Hold it; waits for those who must not hold it at the same time."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def release(self) -> None:
+        """Let go of it."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of it for good."""
+        os.close(self._lock)
+        os.close(self._gate)
+
+
 class Spool:
     """The directory tree above. Every process of the gateway opens its own.
 
@@ -130,20 +169,13 @@ class Spool:
         Who waits for the exclusive lock holds the gate, so that senders who never pause cannot
         starve it.
         """
-        bucket = hashlib.sha256(_uid(study_uid).encode()).hexdigest()[:2]
-        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         # flock belongs to the open file, so a new one per use also excludes our own threads.
-        lock = _open(f"{self.root}/locks/{bucket}.lock")
+        lock = StudyLock(self, study_uid)
         try:
-            gate = _open(f"{self.root}/locks/{bucket}.gate")
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-                fcntl.flock(lock, mode)
-            finally:
-                os.close(gate)
+            lock.take(exclusive=exclusive)
             yield
         finally:
-            os.close(lock)
+            lock.close()
 
     def request_stable(self, study_uid: str, reason: str = REQUESTED) -> bool:
         """Say that a study is complete: it is closed at the next look, whatever is still open.

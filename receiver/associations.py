@@ -7,10 +7,12 @@ association ends. Marks of dead processes do not count.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pacsor_tasks.spool import Spool, fsync_dir, make_shared
+from pacsor_tasks.spool import Spool, StudyLock, fsync_dir, make_shared
 from receiver import journal
 from receiver.processes import Living, Process
 
@@ -34,6 +36,30 @@ class OpenAssociation:
         #: study → the incoming directory it joined, and its inode; None between mark and directory
         self._joined: dict[str, tuple[Path, int] | None] = {}
         self._warned: set[str] = set()
+        #: of the study it sent last; guarded, since an abort ends the association from outside
+        self._lock: StudyLock | None = None
+        self._guard = threading.Lock()
+        self._is_closed = False
+
+    @contextmanager
+    def adding_to(self, study_uid: str) -> Iterator[None]:
+        """Hold the study, to add to it.
+
+        Raises:
+            OSError: Its lock cannot be opened.
+        """
+        with self._guard:
+            lock = self._lock
+            if lock is None or lock.study_uid != study_uid:
+                self._drop_lock()
+                lock = self._lock = StudyLock(self.process.spool, study_uid)
+            lock.take(exclusive=False)
+            try:
+                yield
+            finally:
+                lock.release()
+                if self._is_closed:
+                    self._drop_lock()
 
     def join(self, study_uid: str) -> Path:
         """The directory to put an instance in, with the association's mark set.
@@ -69,6 +95,9 @@ class OpenAssociation:
 
     def close(self) -> None:
         """The association has ended: take its marks away. Safe to repeat."""
+        with self._guard:
+            self._is_closed = True
+            self._drop_lock()
         for study_uid in list(self._joined):
             self._leave(study_uid)
 
@@ -87,6 +116,11 @@ class OpenAssociation:
                 if is_last and spool.incoming_dir(study_uid).is_dir():
                     _released(spool, study_uid).touch()
         self.close()
+
+    def _drop_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _leave(self, study_uid: str) -> None:
         mark = _marks_dir(self.process.spool, study_uid) / self.id

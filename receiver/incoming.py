@@ -1,6 +1,6 @@
 """Puts one instance into the spool: written, synced and named before the sender is told so.
 
-    tmp/<partial>  ──sync──►  link to incoming/<study>/<instance>.dcm  ──sync directory──►  answer
+    tmp/<partial>  ──sync──►  rename to incoming/<study>/<instance>.dcm  ─sync directory─►  answer
 
 What is synced is DURABILITY's to say; a name is never given to a file that is not durable. The
 file is DICOM's (preamble, file meta information) around the data set exactly as it was sent.
@@ -13,9 +13,10 @@ import io
 import mmap
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,7 @@ from pacsor_tasks.spool import INSTANCE_SUFFIX, fsync_dir
 from receiver import journal
 from receiver.associations import OpenAssociation
 from receiver.durability import Durability, begin_writing, seal
+from receiver.naming import rename_new
 from receiver.processes import Process
 
 #: A UUID turned into a UID (PS3.5 §B.2): who wrote the file meta information.
@@ -39,6 +41,8 @@ COMPARE_BYTES = 1 << 20
 MAX_PIECES = 1000
 #: The disk begins to write a file after so much of it.
 EARLY_BYTES = 1 << 20
+#: Seconds for which the disk's watermark is not asked again.
+ROOM_S = 0.02
 
 DuplicatePolicy = Literal["keep-first", "replace"]
 
@@ -125,13 +129,25 @@ class Partial:
         """
         seal(self._fd)
 
+    def close(self) -> None:
+        """Let go of the file, which has its name."""
+        os.close(self._fd)
+        self._fd = -1
+
     def discard(self) -> None:
         """Close and delete the file. Safe to repeat."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            self.close()
             with suppress(FileNotFoundError):
                 os.unlink(self.path)  # noqa: PTH108 - for each instance received
+
+
+@dataclass(slots=True)
+class _Room:
+    """How long nobody asks again whether there is room on the disk."""
+
+    #: on the monotonic clock, seconds
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +159,7 @@ class Incoming:
     #: asked before anything is written: the disk's watermark
     is_disk_full: Callable[[], bool] = lambda: False
     durability: Durability = Durability.INSTANCE
+    _room: _Room = field(default_factory=_Room, repr=False)
 
     def begin(
         self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -163,7 +180,12 @@ class Incoming:
         Raises:
             OSError: The disk is too full.
         """
-        if self.is_disk_full():
+        now = time.monotonic()
+        if now < self._room.until:
+            return
+        if not self.is_disk_full():
+            self._room.until = now + ROOM_S
+        else:
             raise OSError(errno.ENOSPC, "the disk is above its watermark")
 
     def keep(
@@ -184,7 +206,10 @@ class Incoming:
                 partial.seal()
             if self.durability is not Durability.NONE:
                 partial.sync()
-            return self.publish(partial.path, header, association)
+            outcome = self.publish(partial.path, header, association)
+            if outcome is Outcome.STORED:
+                partial.close()
+            return outcome
         finally:
             partial.discard()
 
@@ -216,12 +241,11 @@ class Incoming:
         Raises:
             OSError: It could not be done.
         """
-        study_uid = header.study_uid
-        with self.process.spool.study_lock(study_uid, exclusive=False):
-            directory = association.join(study_uid)
+        with association.adding_to(header.study_uid):
+            directory = association.join(header.study_uid)
             final = f"{directory}/{header.sop_instance_uid}{INSTANCE_SUFFIX}"
             try:
-                os.link(partial, final)
+                rename_new(partial, final)
                 outcome = Outcome.STORED
             except FileExistsError:
                 outcome = self._again(partial, Path(final), header.sop_instance_uid)

@@ -185,8 +185,9 @@ def test_a_full_disk_is_told_when_everything_was_sent(
 
 
 def test_above_the_watermark_an_instance_that_arrives_goes_no_further(
-    process: Process, association: OpenAssociation
+    process: Process, association: OpenAssociation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("receiver.incoming.ROOM_S", 0)
     looks: list[None] = []
 
     def is_disk_full() -> bool:
