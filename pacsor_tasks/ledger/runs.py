@@ -171,6 +171,9 @@ class Runs(Store):
             t.run.c.id == run_id, t.run.c.step == Step.DELIVER, t.run.c.state.not_in(TERMINAL),
         )  # fmt: skip
         with self.write(lasting=False) as c:
+            if c.dialect.name == "postgresql":
+                # Else an operator's retry could reopen one between the look and the move.
+                c.execute(prepared.LOCK_RUN, {"run": run_id})
             # One look at all of them: a second one could see what ended in between.
             found = c.execute(prepared.STATES_OF_DELIVERIES, {"run": run_id}).all()
             if any(delivery.state in OPEN_DELIVERY for delivery in found):

@@ -16,6 +16,9 @@ TERMINAL = tuple(s for s in RunState if s.is_terminal)
 OPEN_DELIVERY = (DeliveryState.PENDING, DeliveryState.RETRYING)
 #: Work that starts later than this was not tried meanwhile: the gateway was off, or swamped.
 IDLE_S = 300.0
+#: Work counts as due so much early, seconds: the next step may be taken up by a host whose clock
+#: is a little behind that of the one that made it due.
+SKEW_S = 0.5
 
 RUN_COLUMNS = tuple(t.run.c[f.name] for f in fields(Run))
 DELIVERY_COLUMNS = tuple(t.delivery.c[f.name] for f in fields(Delivery))
@@ -47,7 +50,7 @@ CLAIM_RUN = (
         t.run.c.step == bindparam("at"),
         t.run.c.state.not_in(TERMINAL),
         t.run.c.lease_until < _NOW,
-        t.run.c.due_at <= _NOW,
+        t.run.c.due_at <= _NOW + SKEW_S,
     )
     .values(
         owner=bindparam("holder"),
@@ -109,6 +112,9 @@ SET_OUTCOME = (
     .values(outcome=bindparam("to"), reason=bindparam("why"))
 )
 
+#: Until the transaction ends; run rows before those of deliveries, as everybody who locks both.
+LOCK_RUN = select(t.run.c.id).where(t.run.c.id == bindparam("run")).with_for_update(key_share=True)
+
 # --- deliveries
 
 DELIVERY = select(*DELIVERY_COLUMNS).where(t.delivery.c.id == bindparam("delivery"))
@@ -129,7 +135,7 @@ CLAIM_DELIVERY = (
         t.delivery.c.id == bindparam("delivery"),
         t.delivery.c.state.in_(OPEN_DELIVERY),
         t.delivery.c.lease_until < _NOW,
-        t.delivery.c.due_at <= _NOW,
+        t.delivery.c.due_at <= _NOW + SKEW_S,
     )
     .values(
         owner=bindparam("holder"),

@@ -117,8 +117,8 @@ class Verbs(Store):
 
         Raises:
             NotFound: There is no such delivery.
-            Conflict: It is over, the other one speaks another language, or gets the run's results
-                already.
+            Conflict: It is over, its run was relaunched since or is over, the other one speaks
+                another language, or gets the run's results already.
         """
         name, kind = to
         with self.write() as c:
@@ -128,6 +128,8 @@ class Verbs(Store):
             present = self._lock(c, t.delivery, f"{run['id']}:{name}")
             if present is not None and present["state"] != DeliveryState.SKIPPED:
                 raise Conflict(f"{name} has this run's results or will: {present['state']}")
+            if delivery["state"] == DeliveryState.QUARANTINED:
+                self._require_current(c, run)
             self._end(c, run, delivery, f"re-routed to {name} by {by}")
             fresh = dict(_NOT_YET)
             if delivery["active_since"] is not None:
@@ -156,9 +158,7 @@ class Verbs(Store):
     def _retry_delivery(self, c: Connection, run: RowMapping, delivery: RowMapping) -> None:
         name, state = delivery["destination"], DeliveryState(delivery["state"])
         if state is DeliveryState.QUARANTINED:
-            self._require_latest(c, run)
-            if RunState(run["state"]).is_terminal and run["state"] != RunState.FAILED:
-                raise Conflict(f"the run is {run['state']}: relaunch the study to send it again")
+            self._require_current(c, run)
             c.execute(
                 update(t.delivery)
                 .where(t.delivery.c.id == delivery["id"])
@@ -299,6 +299,12 @@ class Verbs(Store):
     def _require_free(self, work: RowMapping) -> None:
         if work["lease_until"] > self.clock():
             raise Conflict("a worker is at it just now")
+
+    def _require_current(self, c: Connection, run: RowMapping) -> None:
+        """What is over for good holds on to no results, so nothing of it is to become due."""
+        self._require_latest(c, run)
+        if RunState(run["state"]).is_terminal and run["state"] != RunState.FAILED:
+            raise Conflict(f"the run is {run['state']}: relaunch the study to send it again")
 
     def _require_latest(self, c: Connection, run: RowMapping) -> None:
         newer = (

@@ -125,6 +125,15 @@ def test_a_step_is_not_taken_before_it_is_due_nor_out_of_order(ledger: Ledger, c
     assert ledger.runs.claim(run.id, Step.FILTER, "a", 10) is not None
 
 
+def test_a_host_whose_clock_is_a_little_behind_takes_the_next_step(ledger: Ledger, clock: Clock):
+    run = add_run(ledger)
+    claimed = ledger.runs.claim(run.id, Step.FILTER, "a", 10)
+    assert claimed is not None
+    ledger.runs.advance(claimed, Step.UPLOAD)
+    clock.tick(-0.2)
+    assert ledger.runs.claim(run.id, Step.UPLOAD, "b", 10) is not None
+
+
 def test_a_parked_run_is_due_when_its_time_comes_and_is_marked_by_one_sweep(
     ledger: Ledger, clock: Clock
 ):

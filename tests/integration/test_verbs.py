@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import event
 
 from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import Answer, Ledger
@@ -354,3 +356,32 @@ def test_rerouted_before_the_results_are_there_it_waits_for_them_too(ledger: Led
     bring_to(ledger, run, Step.DELIVER)
     assert delivery(ledger, run, "storescu-3").due_at is not None
     assert delivery(ledger, run).state is DeliveryState.SKIPPED
+
+
+def test_what_a_relaunch_replaced_is_not_rerouted(ledger: Ledger, clock: Clock):
+    run = delivering(ledger)
+    end(ledger, run, "storescu", DeliveryState.QUARANTINED)
+    clock.tick(1)
+    ledger.intake.relaunch(STUDY, [TARGET])
+    with pytest.raises(Conflict, match="relaunched on core since"):
+        ledger.verbs.reroute_delivery(f"{run.id}:storescu", OTHER_PACS, "ada")
+    assert delivery(ledger, run).state is DeliveryState.QUARANTINED
+
+
+def test_a_retry_while_the_run_is_being_settled_is_not_lost(ledger: Ledger):
+    run = delivering(ledger)
+    end(ledger, run, "hl7", DeliveryState.DELIVERED)
+    end(ledger, run, "storescu-2", DeliveryState.DELIVERED)
+    end(ledger, run, "storescu", DeliveryState.QUARANTINED)
+    retry = threading.Thread(target=ledger.verbs.retry_delivery, args=(f"{run.id}:storescu", "ada"))
+
+    def meanwhile(statement: str) -> None:
+        if statement.startswith("SELECT delivery.destination") and not retry.ident:
+            retry.start()
+            retry.join(0.5)
+
+    event.listen(ledger.engine, "after_cursor_execute", lambda *a: meanwhile(a[2]))
+    ledger.runs.settle(run.id)
+    retry.join()
+    assert existing(ledger, run.id).state is RunState.DELIVERING
+    assert delivery(ledger, run).state is DeliveryState.PENDING
