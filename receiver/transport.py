@@ -206,10 +206,13 @@ class StreamingDul(DULServiceProvider):
                 self._read_other()
 
     def _pump(self) -> None:
-        """Read for as long as something comes, and there is nothing else to do."""
+        """Take what was read, and go on for as long as more comes and nothing else is to be done.
+
+        Afterwards nothing is unread, or it begins with a PDU that is not P-DATA.
+        """
         self._idle_timer.stop()  # the caller starts it anew
         sock = self.socket
-        while not (self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread):
+        while True:
             try:
                 sock.consume(self.inbound.take(sock.unread))
             except Malformed as exc:
@@ -221,6 +224,9 @@ class StreamingDul(DULServiceProvider):
             if sock.unread:
                 if sock.has_pdu:
                     self._read_other()
+                return
+            # Before more is waited for: a message that was passed on awaits its answer.
+            if self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread:
                 return
             if not self._fill():
                 return

@@ -7,6 +7,7 @@ files and memory are what they were, and nothing half-written is left.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -26,6 +27,7 @@ from tests.support.raw_dicom import (
     associate_rq,
     command_set,
     dial,
+    echo_rq,
     element,
     p_data,
     pdu,
@@ -171,6 +173,17 @@ def test_several_instances_in_one_write_are_all_answered(victim: Victim) -> None
     with raw_peer(victim.port) as peer:
         peer.send(b"".join(store_message(str(d.SOPInstanceUID), encode(d)) for d in stored))
         assert [peer.status() for _ in stored] == [0x0000] * 20
+
+
+def test_the_end_of_an_instance_behind_another_request_is_not_left_unread(victim: Victim) -> None:
+    dataset = make_dataset(PixelData=b"\x00\x01\x00\x00\xff\xff" * 2000)
+    message = store_message(str(dataset.SOPInstanceUID), encode(dataset))
+    with raw_peer(victim.port) as peer:
+        peer.send(p_data(COMMAND | LAST, echo_rq(7)) + message[:-4])
+        # It is in the answering of the first that the rest arrives.
+        time.sleep(0.02)
+        peer.send(message[-4:])
+        assert [peer.status(), peer.status()] == [0x0000] * 2
 
 
 GIVEN = "1.2.3.4"
