@@ -97,6 +97,7 @@ def skip_delivery(delivery_id: str, by: str, reason: str, ports: Ports) -> Subje
         Conflict: It is over, or no reason was given.
     """
     subject = ports.ledger.verbs.skip_delivery(delivery_id, name_of(by), _required(reason))
+    ports.ledger.deliveries.wake_after_images(subject.run_id)
     log.info("operator.skipped", delivery=delivery_id)
     return subject
 

@@ -130,14 +130,16 @@ def _runs(ports: Ports, swept: Swept) -> None:
     swept.polls = len(polls)
 
 
-def launch_next(destination: str, ports: Ports) -> None:
+def launch_next(destination: str, ports: Ports, after: str = "") -> None:
     """Publish the delivery that waits for a slot of its destination, now that one is free.
 
-    Else a destination would get no more than its slots' worth of deliveries per sweep.
+    Else a destination would get no more than its slots' worth of deliveries per sweep. Not the one
+    it is `after`: that was turned away, since an older message is still under way, and would be
+    turned away again without end.
     """
     slots = ports.slots_of(destination)
     due = _due(destination, 1, math.inf, ports) if slots else []
-    if due and ports.ledger.peers.free_slots(destination, slots):
+    if due and due[0].delivery_id != after and ports.ledger.peers.free_slots(destination, slots):
         _publish(due, ports)
 
 

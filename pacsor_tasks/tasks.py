@@ -174,7 +174,9 @@ def _deliver(delivery_id: str, action: DeliveryStep) -> None:
             ports.slots_of(destination),
         ):
             pipeline.launch(run_id, Step.CLEANUP, ())
-        reconcile.launch_next(destination, ports)
+        if destination in ports.pacs and any(c.after_images for c in ports.hl7.values()):
+            ports.ledger.deliveries.wake_after_images(run_id)
+        reconcile.launch_next(destination, ports, after=delivery_id)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, and_, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, exists, or_, select, tuple_, update
 
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.store import Store
@@ -23,6 +23,10 @@ from pacsor_tasks.models import DeliveryState, DestinationKind, PeerKind
 OPEN = (DeliveryState.PENDING, DeliveryState.RETRYING)
 #: A message that let an older one go first looks again after so long, seconds.
 STEP_BACK_S = 1.0
+#: … at the latest, whatever the older one waits for: it may be skipped, or go before its time.
+LOOK_S = 10.0
+#: What a message is said to wait for while the images of its run are not delivered.
+IMAGES = "the images at "
 #: Order of the line.
 PLACE = (t.run.c.created_at, t.run.c.id)
 
@@ -45,6 +49,30 @@ class Messages(Store):
         """The one message of an HL7 delivery was acknowledged."""
         with self.write() as c:
             c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=1))
+
+    def wake_after_images(self, run_id: str) -> None:
+        """Make a run's messages due that waited for its images, if none is under way any more."""
+        now = self.clock()
+        other = t.delivery.alias()
+        under_way = exists().where(
+            other.c.run_id == run_id,
+            other.c.kind == DestinationKind.STORESCU,
+            other.c.state.in_(OPEN),
+        )
+        with self.write(lasting=False) as c:
+            c.execute(
+                update(t.delivery)
+                .where(
+                    t.delivery.c.run_id == run_id,
+                    t.delivery.c.kind == DestinationKind.HL7,
+                    t.delivery.c.state.in_(OPEN),
+                    t.delivery.c.due_at > now,
+                    t.delivery.c.lease_until < now,
+                    t.delivery.c.waiting_for.startswith(IMAGES),
+                    ~under_way,
+                )
+                .values(due_at=now, enqueued_at=0)
+            )
 
 
 def is_first(c: Connection, delivery_id: str, now: float) -> bool:
@@ -115,7 +143,7 @@ def _step_back(c: Connection, mine: Any, older: Any, now: float) -> None:
     if older.due_at > now:
         if older.study_uid == mine.study_uid:
             values["waiting_for"] = "an earlier message about this study"
-            values["due_at"] = older.due_at + STEP_BACK_S
+            values["due_at"] = min(older.due_at, now + LOOK_S) + STEP_BACK_S
         else:
             values["due_at"] = now + STEP_BACK_S
             c.execute(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from pacsor_tasks.errors import ConfigError, NotFound, NotReady, PacsorError
 from pacsor_tasks.hl7.ack import Ack
 from pacsor_tasks.hl7.message import new_control_id
+from pacsor_tasks.ledger.line import IMAGES
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
@@ -23,8 +25,10 @@ from pacsor_tasks.steps.common import require_lease
 from pacsor_tasks.steps.compose import compose, metadata_of, missing_identity
 from pacsor_tasks.steps.poll import pause_s
 
-#: How often a message that waits for its images looks for them, seconds.
-IMAGES_LOOK_S = 3.0
+#: How often a message that waits for its images looks for them, seconds: at first, and at most. It
+#: is woken when the last of them is delivered. Looks of a weekend's backlog, each a turn before the
+#: RIS, would leave none to the messages that can go.
+IMAGES_LOOK_S, IMAGES_LONGEST_S = 3.0, 300.0
 #: Of an answer, so much is kept to be shown.
 KEPT_ANSWER_BYTES = 64 * 1024
 
@@ -121,12 +125,15 @@ def _images(delivery: Delivery, ports: Ports) -> Wait | Ended | None:
         )
     open_ones = [o.destination for o in others if not o.state.is_terminal]
     if open_ones:
-        return Wait(IMAGES_LOOK_S, f"the images at {', '.join(open_ones)} (HL7_AFTER_IMAGES)")
+        look_s = min(IMAGES_LONGEST_S, max(IMAGES_LOOK_S, _waited_s(delivery, ports) / 2))
+        return Wait(look_s, f"{IMAGES}{', '.join(open_ones)} (HL7_AFTER_IMAGES)")
     return None
 
 
 def _keep_answer(file: Path, data: bytes) -> None:
-    file.write_bytes(data[:KEPT_ANSWER_BYTES])
+    # Only to be shown: that the disk is full must not make the RIS get the message again.
+    with suppress(OSError):
+        file.write_bytes(data[:KEPT_ANSWER_BYTES])
 
 
 def _run(delivery: Delivery, ports: Ports) -> Run:

@@ -16,6 +16,7 @@ from pacsor_tasks.errors import NotReady
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.milvue.schemas import Detections
 from pacsor_tasks.models import Delivery, DeliveryState, Run, RunState, Step
+from pacsor_tasks.operations import skip_delivery
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.ports import Ris
 from pacsor_tasks.steps.cleanup import apply_retention, cleanup
@@ -272,3 +273,24 @@ def test_a_message_follows_its_images_where_a_site_wants_that(  # noqa: PLR0917 
     found = deliver(bench, run, clock)
     assert found.state is state
     assert len(received(ris)) == (state is DeliveryState.DELIVERED)
+
+
+def test_a_message_whose_images_are_long_away_seldom_looks_and_is_woken(
+    tmp_path: Path, sqlite_ledger: Ledger, clock: Clock, ris: RisSimulator
+) -> None:
+    peer = Ris(name="hl7", host="127.0.0.1", port=ris.port, timeout_s=1)
+    bench = Bench(tmp_path, sqlite_ledger, pacs={"storescu": IMAGES}, ris={"hl7": peer})
+    changed(bench, after_images=True)
+    run = ready(bench)
+    clock.tick(250)
+    waiting = deliver(bench, run, clock)
+    assert waiting.due_at is not None
+    assert waiting.due_at - clock() > 100
+    sqlite_ledger.deliveries.wake_after_images(run.id)
+    assert not [d for d in due(sqlite_ledger) if d == waiting.id]
+    skip_delivery(f"{run.id}:storescu", "ada", "is replaced", bench.ports)
+    assert [d for d in due(sqlite_ledger) if d == waiting.id]
+
+
+def due(ledger: Ledger) -> list[str]:
+    return [d.delivery_id for d in ledger.deliveries.due(stale_s=10, limit=9)]

@@ -130,3 +130,15 @@ def test_images_know_no_line(ledger: Ledger, clock: Clock) -> None:
     message(ledger, clock, 1)
     second = message(ledger, clock, 2).replace(":hl7", ":storescu")
     assert claim(ledger, second) is not None
+
+
+def test_a_later_message_about_a_study_looks_again_soon_whatever_the_earlier_waits_for(
+    ledger: Ledger, clock: Clock
+) -> None:
+    first = message(ledger, clock, 1, STUDY)
+    second = message(ledger, clock, 2, STUDY)
+    ledger.deliveries.park(claimed(ledger, first), clock() + 300, "the RIS answered AE", "AE")
+    assert claim(ledger, second) is None
+    ledger.verbs.skip_delivery(first, "ada", "wrong")
+    clock.tick(12)
+    finish(ledger, second)

@@ -10,7 +10,7 @@ import pytest
 
 from pacsor_tasks import pipeline, reconcile
 from pacsor_tasks.errors import NotFound
-from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.ledger import Bounds, Ledger
 from pacsor_tasks.ledger.retention import HeldRevision
 from pacsor_tasks.models import DeliveryState, Run, RunState, Step
 from pacsor_tasks.ports import Ris
@@ -19,7 +19,7 @@ from pacsor_tasks.steps.cleanup import apply_retention, cleanup
 from pacsor_tasks.steps.fan_out import fan_out
 from tests.conftest import Clock
 from tests.support.bench import Bench
-from tests.support.ledgers import add_results, existing
+from tests.support.ledgers import STUDY, add_results, add_run, bring_to, existing
 
 RIS = {n: Ris(name=n, host="127.0.0.1", port=9, timeout_s=1) for n in ("hl7", "hl7-2")}
 
@@ -243,3 +243,19 @@ def test_a_lost_ledger_finds_every_revision_again(
     assert reconcile.recover_ready(bench.ports) == 1
     paths = bench.ports.spool.instance_paths(study_uid, "unknown")
     assert published == [("enqueue_ingest", study_uid, paths)]
+
+
+def test_a_message_that_was_turned_away_is_not_published_again_at_once(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock, published: list[tuple[object, ...]]
+) -> None:
+    ris = Ris(name="hl7", host="127.0.0.1", port=9, timeout_s=1)
+    bench = Bench(tmp_path, sqlite_ledger, ris={"hl7": ris})
+    first = add_run(sqlite_ledger, "t1")
+    clock.tick(1)
+    second = add_run(sqlite_ledger, "t2", study_uid=f"{STUDY}.2")
+    for run in (first, second):  # fan_out has published both; the older one's message is lost
+        bring_to(sqlite_ledger, run, Step.DELIVER)
+    turned_away = f"{second.id}:hl7"
+    assert sqlite_ledger.deliveries.claim(turned_away, "w", 10, Bounds(slots=1)) is None
+    reconcile.launch_next("hl7", bench.ports, after=turned_away)
+    assert published == []
