@@ -33,6 +33,8 @@ SUBPROTOCOL = Subprotocol("json.reliable.webpubsub.azure.v1")
 HUB = "reports"
 #: Closes a connection whose session is gone: the client has to begin anew.
 GONE = 1008
+#: for a client to answer that a connection is closed, seconds
+CLOSE_S = 2
 
 
 @dataclass
@@ -160,6 +162,7 @@ class PubSub:
             subprotocols=[SUBPROTOCOL],
             max_size=None,
             ping_interval=None,
+            close_timeout=CLOSE_S,
         ) as server:
             is_up.set()
             await self._end.wait()

@@ -70,14 +70,14 @@ def test_what_a_lost_association_had_goes_over_another(items: list[StoreItem]) -
     def abort_the_second(event: evt.Event, n: int) -> int:
         if n > SAMPLE:
             with lock:
-                if n > SAMPLE + 6 and not helpers and event.assoc.name != first[0]:
+                if n > SAMPLE + 6 and not helpers and event.assoc is not first[0]:
                     helpers.add(event.assoc)
                     event.assoc.abort()
         elif not first:
-            first.append(event.assoc.name)
+            first.append(event.assoc)
         return slowly(event, n)
 
-    first: list[str] = []
+    first: list[object] = []  # by identity: names repeat within a second
     with scripted(CONTEXTS, abort_the_second) as pacs:
         store(replace(pacs.pacs, associations=2), items, answers)
     assert helpers
