@@ -5,6 +5,7 @@
     │   ├── NotReady                 the peer is well, its answer is not there yet
     │   ├── RateLimited              a limit says when to come back (HTTP 429, our own limiter)
     │   └── PeerUnavailable          connection, timeout, 5xx, "out of resources"
+    │       └── LedgerUnavailable    our own database: says nothing of the peer we talk to
     ├── Permanent                    will fail the same way again: stop and show it to an operator
     │   ├── Rejected                 the peer understood and said no
     │   ├── NotFound                 no such study, run or delivery, or its pixels are gone
@@ -55,6 +56,10 @@ class RateLimited(Retryable):
 
 class PeerUnavailable(Retryable):
     """The peer cannot be reached, does not answer in time, or is out of resources."""
+
+
+class LedgerUnavailable(PeerUnavailable):
+    """The ledger is locked for too long, full or gone."""
 
 
 class Permanent(PacsorError):

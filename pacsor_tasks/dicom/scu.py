@@ -26,7 +26,7 @@ from pacsor_tasks.dicom.scu_contexts import choose, propose
 from pacsor_tasks.dicom.senders import Jobs, send_all
 from pacsor_tasks.dicom.statuses import NO_CONTEXT, Verdict, classify
 from pacsor_tasks.dicom.wire import Pacs
-from pacsor_tasks.errors import PeerUnavailable, Rejected
+from pacsor_tasks.errors import LedgerUnavailable, PeerUnavailable, Rejected
 
 __all__ = ["OnAnswer", "Pacs", "StoreItem", "echo", "store"]
 
@@ -57,6 +57,8 @@ def store(pacs: Pacs, items: Sequence[StoreItem], on_answer: OnAnswer) -> None:
     tally = _Tally(pacs, len(items), on_answer)
     try:
         _store(pacs, items, tally)
+    except LedgerUnavailable:
+        raise  # of whoever keeps the answers
     except PeerUnavailable as exc:
         raise PeerUnavailable(f"{exc}; {tally.delivered} of {tally.total} stored") from exc
     finally:

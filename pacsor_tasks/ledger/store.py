@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.errors import LedgerUnavailable
 from pacsor_tasks.ledger import statements as prepared
 from pacsor_tasks.models import Delivery, Run
 
@@ -50,7 +50,7 @@ class Store:
                 spares the disk two thirds of the waits of a study.
 
         Raises:
-            PeerUnavailable: The database is locked for too long, full or gone.
+            LedgerUnavailable: The database is locked for too long, full or gone.
         """
         try:
             with (
@@ -68,7 +68,7 @@ class Store:
         """One consistent view, never waiting for a writer on SQLite.
 
         Raises:
-            PeerUnavailable: The database is gone.
+            LedgerUnavailable: The database is gone.
         """
         try:
             with self.engine.connect().execution_options(read_only=True) as connection:
@@ -80,7 +80,7 @@ class Store:
         """Prove that the ledger answers.
 
         Raises:
-            PeerUnavailable: It does not.
+            LedgerUnavailable: It does not.
         """
         with self.read() as connection:
             connection.execute(text("SELECT 1"))
@@ -157,9 +157,9 @@ def lock_study(connection: Connection, study_uid: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(STUDY_LOCK, func.hashtext(study_uid))))
 
 
-def _translated(exc: DBAPIError | PoolTimeout) -> PeerUnavailable:
+def _translated(exc: DBAPIError | PoolTimeout) -> LedgerUnavailable:
     if isinstance(exc, PoolTimeout):
-        return PeerUnavailable("ledger: no connection is free")
+        return LedgerUnavailable("ledger: no connection is free")
     # Only the driver's first line: what follows, and str(exc), quote the values written.
     said = str(exc.orig).partition("\n")[0]
-    return PeerUnavailable(f"ledger: {type(exc.orig).__name__}: {said}")
+    return LedgerUnavailable(f"ledger: {type(exc.orig).__name__}: {said}")

@@ -9,7 +9,13 @@ import pytest
 
 from pacsor_tasks import breaker as module
 from pacsor_tasks.breaker import LedgerBreaker, PeerPaused
-from pacsor_tasks.errors import BadResponse, PeerUnavailable, RateLimited, Rejected
+from pacsor_tasks.errors import (
+    BadResponse,
+    LedgerUnavailable,
+    PeerUnavailable,
+    RateLimited,
+    Rejected,
+)
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.models import PeerKind, PeerName, PeerState
 from tests.conftest import Clock
@@ -183,6 +189,19 @@ def test_without_the_ledger_the_peers_answer_counts_more_than_the_note_of_it(
     breaker = LedgerBreaker(sqlite_ledger.peers, watch)
     monkeypatch.setattr(sqlite_ledger.peers, "failed", gone)
     refuse(breaker, away(watch), 1)
+
+
+def test_that_the_ledger_was_locked_is_not_held_against_the_peer(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch
+):
+    def locked() -> None:
+        watch.now += 30
+        raise LedgerUnavailable("ledger: database is locked")
+
+    for _ in range(5):
+        with pytest.raises(LedgerUnavailable):
+            breaker.call(PEER, locked)
+    assert state(ledger) is PeerState.CLOSED
 
 
 def test_of_fifty_deliveries_to_a_dead_peer_three_hold_a_worker(
