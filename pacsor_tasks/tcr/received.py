@@ -48,7 +48,9 @@ def run_id_of(envelope: Mapping[str, Any]) -> str:
     with suppress(BadResponse):
         value = _object(data)
     given = next((value[name] for name in IDS if isinstance(value.get(name), str | int)), "")
-    own = str(given).strip() or _digest(data)
+    # Half a surrogate pair, which JSON can spell, is no text that can be hashed.
+    told = str(given).strip().encode("utf-8", "backslashreplace").decode()
+    own = told or _digest(data)
     return str(uuid.uuid5(NAMESPACE, f"{envelope.get('provider')}\n{own}"))
 
 

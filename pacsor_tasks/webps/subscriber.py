@@ -203,7 +203,7 @@ class _Protocol(WebPubSubJsonReliableProtocol):
         """Parse a frame, and return it once it was taken; None for one that cannot be read."""
         try:
             message = super().parse_messages(raw_message)
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             log.error("webps.unreadable_frame", error_type=type(exc).__name__)  # noqa: TRY400
             return None
         if message is not None:

@@ -70,6 +70,11 @@ def test_a_message_is_known_by_its_id_and_provider(name: str):
     assert one != run_id_of(envelope({name: "r-1", "report": REPORT}, "radio-b"))
 
 
+def test_an_id_that_is_no_unicode_is_one_all_the_same():
+    found = {run_id_of(envelope({"id": f"r-{text}"})) for text in ("\ud800", "\udfff", "")}
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize(
     "data", [{"report": REPORT}, "not JSON", None, [1], {"id": ""}, {"id": []}]
 )

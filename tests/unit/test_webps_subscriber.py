@@ -79,6 +79,7 @@ def test_what_cannot_be_stored_before_a_stop_is_not_received(tmp_path: Path):
         ('{"type": "message", "from": "server", "dataType": "json", "data": {"id": 2}}',
          [("radio-a", {"id": 2})]),
         ("not JSON", []),
+        ("[" * 200_000, []),
         ("{}", []),
         ("[]", []),
         ('{"type": "message", "from": "group", "dataType": "json"}', []),
