@@ -28,7 +28,7 @@ from receiver.buffered_socket import BUFFER_BYTES, BufferedSocket
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
 from receiver.pdata import Malformed
-from receiver.waking import Checkpoint, TellingQueue
+from receiver.waking import Checkpoint, SteadyTimer, TellingQueue
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +111,8 @@ class StreamingDul(DULServiceProvider):
     def __init__(self, association: Association, begin: Callable[[StoreRequest], Arrival]) -> None:
         super().__init__(association)
         self._run_loop_delay = 0
+        # Their limits are set by the association.
+        self._idle_timer, self.artim_timer = SteadyTimer(None), SteadyTimer(None)
         self.begin = begin
         self.on_end: Callable[[], None] = lambda: None
         self.inbound = Inbound(self)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from pynetdicom.timer import Timer
 
 #: Seconds after which a waiting thread looks for itself, since nobody tells it of an expired timer.
 LOOK_S = 0.5
@@ -43,6 +46,28 @@ class Wake:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+
+class SteadyTimer(Timer):
+    """A timer of pynetdicom's that a step of the machine's clock neither ends nor prolongs."""
+
+    @property
+    def remaining(self) -> float:
+        """Seconds; 1 if there is no limit."""
+        if self.timeout is None:
+            return 1
+        if self._start_time is None:
+            return self.timeout
+        end = time.monotonic() if self._end_time is None else self._end_time
+        return self.timeout - (end - self._start_time)
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._start_time, self._end_time = time.monotonic(), None
+
+    def stop(self) -> None:
+        """Let no more time pass."""
+        self._end_time = time.monotonic()
 
 
 class TellingQueue(queue.Queue[Any]):

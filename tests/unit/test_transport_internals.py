@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,25 @@ def test_the_upper_layer_has_the_attributes_that_are_replaced_and_read() -> None
     dul._idle_timer.start()
     dul._idle_timer.stop()
     assert isinstance(dul.idle_timer_expired(), bool)
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_step_of_the_clock_ends_no_association(
+    step_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    association = Association(AE(), MODE_ACCEPTOR)
+    dul = association.dul = transport.StreamingDul(association, lambda _: pytest.fail("no C-STORE"))
+    association.acse_timeout = association.network_timeout = 60
+    now = time.time()
+    for timer in (dul._idle_timer, dul.artim_timer):
+        timer.start()
+        monkeypatch.setattr(time, "time", lambda: now + step_s)
+        assert not timer.expired
+        assert 0 < timer.remaining <= 60
+        timer.stop()
+        assert not timer.expired
+        timer.timeout = -1
+        assert timer.expired
 
 
 def test_what_is_overridden_is_a_property() -> None:
