@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 from pacsor_tasks.spool import Spool, StudyLock, fsync_dir, make_shared
 from receiver import journal
 from receiver.processes import Living, Process
+
+#: Lines of the log about instances of one association, per event; the rest is only counted.
+MAX_TOLD = 20
 
 
 class OpenAssociation:
@@ -36,6 +40,7 @@ class OpenAssociation:
         #: study → the incoming directory it joined, and its inode; None between mark and directory
         self._joined: dict[str, tuple[Path, int] | None] = {}
         self._warned: set[str] = set()
+        self._n_told: Counter[str] = Counter()
         #: of the study it sent last; guarded, since an abort ends the association from outside
         self._lock: StudyLock | None = None
         self._guard = threading.Lock()
@@ -59,7 +64,7 @@ class OpenAssociation:
             finally:
                 lock.release()
                 if self._is_closed:
-                    self._drop_lock()
+                    self._end()
 
     def join(self, study_uid: str) -> Path:
         """The directory to put an instance in, with the association's mark set.
@@ -93,13 +98,16 @@ class OpenAssociation:
         self._warned.add(study_uid)
         return is_first
 
+    def may_tell(self, event: str) -> bool:
+        """Whether such an event still gets a line of its own: a sender's mistakes may be many."""
+        self._n_told[event] += 1
+        return self._n_told[event] <= MAX_TOLD
+
     def close(self) -> None:
         """The association has ended: take its marks away. Safe to repeat."""
         with self._guard:
             self._is_closed = True
-            self._drop_lock()
-        for study_uid in list(self._joined):
-            self._leave(study_uid)
+            self._end()
 
     def close_complete(self) -> None:
         """As `close`, of an association that was released: its studies may be complete.
@@ -116,6 +124,13 @@ class OpenAssociation:
                 if is_last and spool.incoming_dir(study_uid).is_dir():
                     _released(spool, study_uid).touch()
         self.close()
+
+    def _end(self) -> None:
+        # Also after an instance that was being added while the association was ended: its mark
+        # would hold up the study for as long as the process lives.
+        self._drop_lock()
+        for study_uid in list(self._joined):
+            self._leave(study_uid)
 
     def _drop_lock(self) -> None:
         if self._lock is not None:

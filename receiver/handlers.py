@@ -171,6 +171,8 @@ class Arrival:
             self._partial = None
 
     def _log_refusal(self, answer: Answer) -> None:
+        if not self._association.may_tell("store.refused"):
+            return
         uid = self._request.sop_instance_uid
         log.warning(
             "store.refused",
@@ -248,7 +250,7 @@ def _tell(header: InstanceHeader, outcome: Outcome, association: OpenAssociation
             calling_aet=association.calling_aet,
             peer=association.peer,
         )
-    if outcome is not Outcome.STORED:
+    if outcome is not Outcome.STORED and association.may_tell("store.duplicate"):
         log.info(
             "store.duplicate",
             outcome=outcome.value,

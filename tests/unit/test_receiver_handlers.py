@@ -15,7 +15,7 @@ from pacsor_tasks.dicom.elements import EXPLICIT_LE
 from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.models import InstanceHeader
 from pacsor_tasks.spool import Spool
-from receiver.associations import OpenAssociation
+from receiver.associations import MAX_TOLD, OpenAssociation
 from receiver.handlers import WRITES_PER_LOOK, Answer, Arrival, StoreRequest, check, store
 from receiver.incoming import Incoming, Partial
 from receiver.processes import Process
@@ -130,6 +130,26 @@ def test_a_failure_to_store_is_an_answer_and_a_line(
     assert refused[0]["calling_aet"] == "CR1"
     assert (association.n_stored, association.n_refused) == (0, 1)
     assert not partials(process)
+
+
+def test_only_the_first_refusals_of_an_association_get_a_line_each(
+    process: Process, association: OpenAssociation
+) -> None:
+    incoming = Failing(process, "keep-first")
+    with capture_logs() as lines:
+        for _ in range(MAX_TOLD + 5):
+            store(incoming, *request_for(), association)
+    assert [line["event"] for line in lines] == ["store.refused"] * MAX_TOLD
+    assert association.n_refused == MAX_TOLD + 5
+
+
+def test_an_instance_stored_when_its_association_has_ended_leaves_no_mark(
+    process: Process, association: OpenAssociation
+) -> None:
+    request, data_set = request_for()
+    association.close()
+    assert store(Incoming(process, "keep-first"), request, data_set, association).status == 0
+    assert not list(process.spool.root.glob("associations/*/*"))
 
 
 def test_success_is_zero(process: Process, association: OpenAssociation) -> None:
