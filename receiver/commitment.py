@@ -20,6 +20,8 @@ from pacsor_tasks.spool import INSTANCE_SUFFIX, Spool, fsync_dir
 NO_SUCH_INSTANCE, OTHER_CLASS = 0x0112, 0x0119
 #: A study that is just being closed is between two directories for so long. Seconds.
 MOVE_S = 0.3
+#: So often an instance is looked for anew while its study is being closed, which moves it twice.
+MOVES = 4
 #: All of the file meta information up to the SOP Class UID, of files of ours.
 META_BYTES = 1024
 SOP_CLASS_TAG = (0x0002, 0x0002)
@@ -65,13 +67,14 @@ def judge(
         found |= _find(spool, wanted - found.keys())
     held, failed = [], []
     for reference in references:
-        reason = _why_not(reference, found.get(reference.sop_instance_uid), must_sync=must_sync)
+        reason = _why_not(spool, reference, found, must_sync=must_sync)
         if reason is None:
             held.append(reference)
         else:
             failed.append((reference, reason))
     if must_sync:
-        for directory in {found[reference.sop_instance_uid].parent for reference in held}:
+        uids = found.keys() & {reference.sop_instance_uid for reference in held}
+        for directory in {found[uid].parent for uid in uids}:
             with suppress(OSError):  # moved, and synced by that
                 fsync_dir(directory)
     promised = {reference.sop_instance_uid for reference in held}
@@ -108,20 +111,29 @@ def _instances(directory: Path) -> set[str]:
     return {n.removesuffix(INSTANCE_SUFFIX) for n in names if n.endswith(INSTANCE_SUFFIX)}
 
 
-def _why_not(reference: Reference, path: Path | None, *, must_sync: bool) -> int | None:
-    if path is None:
-        return NO_SUCH_INSTANCE
-    try:
-        with path.open("rb", buffering=0) as file:
-            if must_sync:
-                os.fsync(file.fileno())
-            sop_class_uid = _sop_class(file.read(META_BYTES))
-    except FileNotFoundError:
-        # Moved since it was found; held it is.
-        return None
-    except OSError:
-        return NO_SUCH_INSTANCE
-    return None if sop_class_uid == reference.sop_class_uid else OTHER_CLASS
+def _why_not(
+    spool: Spool, reference: Reference, found: dict[str, Path], *, must_sync: bool
+) -> int | None:
+    uid = reference.sop_instance_uid
+    for _ in range(MOVES):
+        if uid not in found:
+            break
+        try:
+            with found[uid].open("rb", buffering=0) as file:
+                if must_sync:
+                    os.fsync(file.fileno())
+                sop_class_uid = _sop_class(file.read(META_BYTES))
+        except FileNotFoundError:
+            # Moved since it was found, or removed; and all that were beside it.
+            missed = {other for other, path in found.items() if path.parent == found[uid].parent}
+            for other in missed:
+                del found[other]
+            found |= _find(spool, missed)
+        except OSError:
+            break
+        else:
+            return None if sop_class_uid == reference.sop_class_uid else OTHER_CLASS
+    return NO_SUCH_INSTANCE
 
 
 def _sop_class(head: bytes) -> str | None:

@@ -19,6 +19,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
 from pacsor_tasks.spool import Spool
+from receiver import commitment
 from receiver.commitment import NO_SUCH_INSTANCE, OTHER_CLASS, Reference, judge
 from receiver.incoming import file_meta
 from receiver.reporting import SOP_CLASS, SOP_INSTANCE
@@ -271,6 +272,38 @@ def test_it_is_not_offered_unless_set(tmp_path: Path) -> None:
     with receiver(tmp_path) as running, modality(running.port) as opened:
         assert [c.abstract_syntax for c in opened.accepted_contexts] == [CR]
         opened.release()
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_study_that_moves_while_it_is_looked_at_is_held_and_one_that_goes_is_not(
+    tmp_path: Path, is_removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.prepare()
+    study, uid = new_uid(), new_uid()
+    incoming, making = spool.incoming_dir(study), spool.root / "ready" / study / ".1-0"
+    incoming.mkdir()
+    (incoming / f"{uid}.dcm").write_bytes(file_meta(CR, uid, ExplicitVRLittleEndian))
+
+    def find_and_move(where: Spool, wanted: set[str]) -> dict[str, Path]:
+        found = find(where, wanted)
+        if incoming.is_dir():
+            making.parent.mkdir()
+            incoming.rename(making)
+            if is_removed:
+                (making / f"{uid}.dcm").unlink()
+        return found
+
+    find = commitment._find
+    monkeypatch.setattr(commitment, "_find", find_and_move)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    judgement = judge(spool, [Reference(CR, uid)], must_sync=True, sleep=print)
+    if is_removed:
+        assert judgement.failed == ((Reference(CR, uid), NO_SUCH_INSTANCE),)
+    else:
+        assert judgement.held == (Reference(CR, uid),)
+        assert len(synced) == 2, "what is promised is synced where it is now: the file, its name"
 
 
 def test_revisions_in_the_making_and_damaged_files_are_judged_by_what_is_there(
