@@ -82,6 +82,13 @@ class Retention(Store):
         with self.read() as c:
             return list(c.execute(query).scalars())
 
+    def unknown(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs the ledger does not know: forgotten, or of a ledger that was lost."""
+        query = select(t.run.c.id).where(t.run.c.id.in_(run_ids))
+        with self.read() as c:
+            known = set(c.execute(query).scalars())
+        return [run_id for run_id in run_ids if run_id not in known]
+
 
 def _may_go() -> tuple[ColumnElement[bool], ...]:
     """A revision that is held, and that no unfinished or quarantined work uses."""

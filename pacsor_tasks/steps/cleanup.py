@@ -78,7 +78,8 @@ def _remove_old_messages(ports: Ports) -> None:
     # Patient data like the pixels, so they go when those may.
     run_ids = ports.spool.old_messages(ports.ledger.clock() - ports.retention_s)
     for start in range(0, len(run_ids), LOOKUP):
-        for run_id in ports.ledger.retention.disposable(run_ids[start : start + LOOKUP]):
+        batch, retention = run_ids[start : start + LOOKUP], ports.ledger.retention
+        for run_id in (*retention.disposable(batch), *retention.unknown(batch)):
             ports.spool.remove_messages(run_id)
 
 

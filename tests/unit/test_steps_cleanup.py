@@ -259,3 +259,17 @@ def test_a_message_that_was_turned_away_is_not_published_again_at_once(
     assert sqlite_ledger.deliveries.claim(turned_away, "w", 10, Bounds(slots=1)) is None
     reconcile.launch_next("hl7", bench.ports, after=turned_away)
     assert published == []
+
+
+def test_messages_of_runs_that_nobody_knows_any_more_go_by_the_same_rule(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock
+):
+    bench = Bench(tmp_path, sqlite_ledger)
+    old, new = (bench.ports.spool.message_file(run_id, "hl7") for run_id in ("old", "new"))
+    for file, age_s in ((old, bench.ports.retention_s + 1), (new, 0)):
+        file.parent.mkdir()
+        file.write_bytes(b"MSH|")
+        os.utime(file.parent, (clock() - age_s,) * 2)
+    apply_retention(bench.ports)
+    assert not old.parent.exists()
+    assert new.is_file()
