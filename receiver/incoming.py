@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -292,17 +293,22 @@ def same_data_set(one: Path, other: Path) -> bool:
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Preamble, prefix and file meta information. Source: DICOM PS3.10 §7.1."""
-    group = b"".join(
-        (
-            struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
-            _short(0x0002, b"UI", sop_class_uid),
-            _short(0x0003, b"UI", sop_instance_uid),
-            _short(0x0010, b"UI", transfer_syntax_uid),
-            _IMPLEMENTATION,
-        )
-    )
+    before, after = _around_instance(sop_class_uid, transfer_syntax_uid)
+    group = b"".join((before, _short(0x0003, b"UI", sop_instance_uid), after))
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group))
     return bytes(128) + b"DICM" + length + group
+
+
+@lru_cache(maxsize=256)
+def _around_instance(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
+    before = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
+    implementation = _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID) + _short(
+        0x0013, b"SH", IMPLEMENTATION_VERSION
+    )
+    return (
+        before + _short(0x0002, b"UI", sop_class_uid),
+        _short(0x0010, b"UI", transfer_syntax_uid) + implementation,
+    )
 
 
 def _short(number: int, vr: bytes, value: str) -> bytes:
@@ -320,8 +326,3 @@ def _read_exactly(file: io.FileIO, n_bytes: int) -> bytes:
             break
         parts += piece
     return bytes(parts)
-
-
-_IMPLEMENTATION = _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID) + _short(
-    0x0013, b"SH", IMPLEMENTATION_VERSION
-)

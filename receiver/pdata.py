@@ -83,22 +83,29 @@ class PdataParser:
                 yield self._fragment(data[at:end])
                 at = end
                 continue
-            if self.is_between_pdus and data[at] != P_DATA_TF:
+            if data[at] != P_DATA_TF and self.is_between_pdus:
                 break
             end = min(at + HEAD_BYTES - len(self._head), size)
-            self._head += bytes(data[at:end])
+            if end - at == HEAD_BYTES:
+                is_empty = self._begin(data, at)
+            else:
+                self._head += bytes(data[at:end])
+                is_empty = len(self._head) == HEAD_BYTES and self._begin_kept()
             self.n_taken = at = end
-            if len(self._head) == HEAD_BYTES and self._begin():
+            if is_empty:
                 yield self._fragment(_EMPTY)
 
-    def _begin(self) -> bool:
-        """Take the header that is whole now; whether it is an empty PDV's."""
+    def _begin_kept(self) -> bool:
         head, self._head = self._head, b""
+        return self._begin(head, 0)
+
+    def _begin(self, data: bytes | memoryview, at: int) -> bool:
+        """Take the header that is there; whether it is an empty PDV's."""
         if not self._pdu_left:
-            _, self._pdu_left = _PDU_HEAD.unpack(head)
+            _, self._pdu_left = _PDU_HEAD.unpack_from(data, at)
             self._check_room()
             return False
-        length, self._context_id, self._control = _PDV_HEAD.unpack(head)
+        length, self._context_id, self._control = _PDV_HEAD.unpack_from(data, at)
         if length < 2:
             raise Malformed(f"a PDV of {length} bytes has no header")
         self._pdu_left -= length + 4

@@ -182,11 +182,11 @@ class _Walk:
                 if explicit:
                     group, number, vr, length = head.unpack_from(data, at)
                     begin = at + 8
-                    if vr in LONG_VRS:
+                    if vr not in SHORT_VRS:
+                        if vr not in LONG_VRS:
+                            break
                         (length,) = long.unpack_from(data, begin)
                         begin += 4
-                    elif vr not in SHORT_VRS:
-                        break
                 else:
                     group, number, length = head.unpack_from(data, at)
                     begin = at + 8

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,7 @@ META_BYTES = 2048
 #: Character sets that stand alone: no code extensions beside them (PS3.3 §C.12.1.1.2).
 WHOLE_SETS = ("ISO_IR 192", "GB18030", "GBK")
 
+MAX_UID = 64
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _LEADING_ZERO = re.compile(r"(^|\.)0[0-9]")
 
@@ -60,12 +62,19 @@ class Identity:
 
 def is_uid(value: str) -> bool:
     """Whether a UID has the characters and length of PS3.5 §9.1. Leading zeros are let pass."""
-    return len(value) <= 64 and _UID.fullmatch(value) is not None
+    return len(value) <= MAX_UID and _matches_uid(value)
 
 
+@lru_cache(maxsize=4096)
 def has_leading_zero(uid: str) -> bool:
     """Whether a component of the UID has a forbidden leading zero: tolerated on what we receive."""
     return _LEADING_ZERO.search(uid) is not None
+
+
+# Of the UIDs of an instance, most are those of the one before.
+@lru_cache(maxsize=4096)
+def _matches_uid(value: str) -> bool:
+    return _UID.fullmatch(value) is not None
 
 
 def peek(data: Buffer, transfer_syntax_uid: str, *, to_end: bool = False) -> Peek:
