@@ -17,7 +17,7 @@ import structlog
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7.ack import Ack, AckError, AckMismatch, AckRejected, check
 from pacsor_tasks.hl7.mllp import Connection
-from pacsor_tasks.hl7.tls import Tls
+from pacsor_tasks.tls import Tls
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Self
 
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7.ack import AckMismatch
-from pacsor_tasks.hl7.tls import Tls
+from pacsor_tasks.tls import Tls
 
 START, END, CR = 0x0B, 0x1C, 0x0D
 #: An acknowledgement is a few hundred bytes; some repeat the message.

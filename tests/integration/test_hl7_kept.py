@@ -17,7 +17,7 @@ from pacsor_tasks.errors import ConfigError, PeerUnavailable
 from pacsor_tasks.hl7.ack import AckError, AckMismatch, AckRejected
 from pacsor_tasks.hl7.kept import Connections, Ris
 from pacsor_tasks.hl7.mllp import connect_check
-from pacsor_tasks.hl7.tls import Tls
+from pacsor_tasks.tls import Tls
 from simulators.ris import RisSimulator
 from tests.support.certificates import Authority, Certified
 from tests.support.hl7_example import example
