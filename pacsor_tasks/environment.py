@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
+from pacsor_tasks import env_file
 
 #: Old name → the name used now. Contract §2.2 (container names, legacy names, documented typos).
 ALIASES: dict[str, str] = {
@@ -64,7 +64,7 @@ IGNORED = frozenset(
 OF_ONE_CORE = (
     "API_URL", "TOKEN", "SIGNED_URL", "CALLBACK_URLS", "DESTINATIONS", "INFERENCE_COMMANDS",
     "DICOM_FILTERS", "NO_DUPLICATE_UPLOAD", "CORE_TYPE", "PROVIDER_TOKEN", "ORGANIZATION_ID",
-    "TCR_API_URL",
+    "TCR_API_URL", "CORE_CONCURRENCY", "UPLOAD_PARALLEL", "UPLOAD_RATE",
 )  # fmt: skip
 OF_ONE_PACS = ("PACS_IP", "PACS_PORT", "PACS_AET", "MILVUE_AET")
 OF_ONE_RIS = (
@@ -88,11 +88,14 @@ def read_environment(
     Returns:
         Values without surrounding blanks or one layer of stray quotes (PACSOR's defaults carried
         literal quotes until 2.10), under the names they were written with. Empty ones are left out.
+
+    Raises:
+        ConfigError: `.env` cannot be read.
     """
     ours = os.environ if environ is None else environ
     if dotenv is None or not dotenv.is_file():
         return _cleaned(ours)
-    in_file = _cleaned(dotenv_values(dotenv, interpolate=False))
+    in_file = {name: value for name, value in env_file.read(dotenv).values.items() if value}
     # A setting may have one name in the file and another in the environment, which wins: an empty
     # variable takes the file's value away.
     set_anew = {todays_name(name, ours) for name in ours}
@@ -168,16 +171,9 @@ def misspelt(
 def _names_in(dotenv: Path | None) -> frozenset[str]:
     if dotenv is None or not dotenv.is_file():
         return frozenset()
-    return frozenset(dotenv_values(dotenv, interpolate=False))
+    return frozenset(env_file.read(dotenv).values)
 
 
-def _cleaned(values: Mapping[str, str | None]) -> dict[str, str]:
-    unquoted = ((name, _unquote(value)) for name, value in values.items() if value)
+def _cleaned(values: Mapping[str, str]) -> dict[str, str]:
+    unquoted = ((name, env_file.clean(value)) for name, value in values.items())
     return {name: value for name, value in unquoted if value}
-
-
-def _unquote(value: str) -> str:
-    value = value.strip()
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1].strip()
-    return value
