@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class RunState(StrEnum):
@@ -93,6 +94,26 @@ class DestinationKind(StrEnum):
 
     STORESCU = "storescu"
     HL7 = "hl7"
+    #: DICOMweb, STOW-RS
+    STOW = "stow"
+    #: a directory of files
+    FOLDER = "folder"
+    #: an event in JSON over HTTP
+    WEBHOOK = "webhook"
+
+    @property
+    def takes_instances(self) -> bool:
+        """It gets the result instances themselves; the others get one message about them."""
+        return self in {DestinationKind.STORESCU, DestinationKind.STOW, DestinationKind.FOLDER}
+
+    @property
+    def is_archive(self) -> bool:
+        """People find images there: messages may wait for it."""
+        return self in {DestinationKind.STORESCU, DestinationKind.STOW}
+
+    def can_replace(self, other: DestinationKind) -> bool:
+        """Whether what was meant for a destination of the other kind can go to one of this."""
+        return self is other or (self.takes_instances and other.takes_instances)
 
 
 class PeerKind(StrEnum):
@@ -178,6 +199,52 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which of a run's results a delivery is about; what is empty excludes nothing."""
+
+    #: inference commands
+    commands: tuple[str, ...] = ()
+    #: SOP Class UIDs
+    sop_classes: tuple[str, ...] = ()
+    #: how the site wrote them: SR, SC, …
+    sop_class_names: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.commands or self.sop_classes)
+
+    def __str__(self) -> str:
+        of = f" of {', '.join(self.commands)}" if self.commands else ""
+        return (", ".join(self.sop_class_names or self.sop_classes) or "results") + of
+
+    def takes(self, command: str, sop_class_uid: str) -> bool:
+        """Whether it is about a result."""
+        return (not self.commands or command in self.commands) and (
+            not self.sop_classes or sop_class_uid in self.sop_classes
+        )
+
+    def to_json(self) -> str | None:
+        """As the ledger keeps it; None when it excludes nothing."""
+        if not self:
+            return None
+        return json.dumps(
+            {
+                "commands": self.commands,
+                "sop_classes": self.sop_classes,
+                "sop_class_names": self.sop_class_names,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | None) -> Selection:
+        """The reverse of `to_json`."""
+        given: dict[str, Any] = json.loads(text) if text else {}
+        return cls(**{name: tuple(given.get(name, ())) for name in cls.__slots__})
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One pass of one revision through one core. Times are epoch seconds, UTC."""
 
@@ -231,6 +298,8 @@ class Delivery:
     error: str | None
     #: processes in a row that died at it
     losses: int = 0
+    #: what of the run's results it is about, as it was decided when the run began
+    selection: Selection = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

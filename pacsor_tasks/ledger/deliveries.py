@@ -24,6 +24,7 @@ from pacsor_tasks.models import (
     PeerKind,
     Result,
     Run,
+    Selection,
     Step,
 )
 
@@ -240,7 +241,9 @@ class Deliveries(line.Messages):
         parameters = {"run": delivery.run_id, "delivery": delivery.id}
         with self.read() as c:
             rows = c.execute(prepared.UNSENT, parameters).mappings()
-            return [Result(**row) for row in rows]
+            results = [Result(**row) for row in rows]
+        takes = delivery.selection.takes
+        return [result for result in results if takes(result.command, result.sop_class_uid)]
 
     # --- results
 
@@ -302,6 +305,20 @@ class Deliveries(line.Messages):
         with self.read() as c:
             return int(c.execute(prepared.COUNT_RESULTS, {"run": run_id}).scalar_one())
 
+    def count_by_class(self, run_id: str) -> dict[tuple[str, str], int]:
+        """How many instances each inference command returned of each SOP class."""
+        with self.read() as c:
+            rows = c.execute(prepared.COUNT_BY_CLASS, {"run": run_id})
+            return {(row.command, row.sop_class_uid): row.n for row in rows}
+
+    def results(self, delivery: Delivery) -> list[Result]:
+        """The run's results that a delivery is about, in their order."""
+        with self.read() as c:
+            rows = c.execute(prepared.RESULTS, {"run": delivery.run_id}).mappings()
+            results = [Result(**row) for row in rows]
+        takes = delivery.selection.takes
+        return [result for result in results if takes(result.command, result.sop_class_uid)]
+
     def _commit(
         self, delivery: Delivery, values: Mapping[str, Any], event: tuple[str, str] | None
     ) -> bool:
@@ -326,6 +343,7 @@ def to_delivery(row: RowMapping) -> Delivery:
     values = dict(row)
     values["state"] = DeliveryState(values["state"])
     values["kind"] = DestinationKind(values["kind"])
+    values["selection"] = Selection.from_json(values["selection"])
     return Delivery(**values)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, func, insert, select, update
 
@@ -12,7 +12,15 @@ from pacsor_tasks.errors import NotFound
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.runs import TERMINAL, WAITING_FOR
 from pacsor_tasks.ledger.store import Store, insert_missing, lock_study
-from pacsor_tasks.models import DeliveryState, DestinationKind, InstanceOutcome, RunState, Step
+from pacsor_tasks.models import (
+    EVERYTHING,
+    DeliveryState,
+    DestinationKind,
+    InstanceOutcome,
+    RunState,
+    Selection,
+    Step,
+)
 from pacsor_tasks.words import counted
 
 
@@ -47,6 +55,8 @@ class Target:
 
     core: str
     destinations: Sequence[tuple[str, DestinationKind]]
+    #: by destination, for those that do not get everything
+    selections: Mapping[str, Selection] = field(default_factory=dict)
 
 
 class Intake(Store):
@@ -208,6 +218,7 @@ class Intake(Store):
                 "lease_until": 0, "due_at": None, "waiting_for": "the results", "attempts": 0,
                 "active_since": None, "enqueued_at": 0, "finished_at": None, "sent": 0, "total": 0,
                 "control_id": None, "error": None,
+                "selection": target.selections.get(name, EVERYTHING).to_json(),
             }
             for name, kind in target.destinations
         ]  # fmt: skip

@@ -56,7 +56,7 @@ class Messages(Store):
         other = t.delivery.alias()
         under_way = exists().where(
             other.c.run_id == run_id,
-            other.c.kind == DestinationKind.STORESCU,
+            other.c.kind.in_([kind for kind in DestinationKind if kind.is_archive]),
             other.c.state.in_(OPEN),
         )
         with self.write(lasting=False) as c:
@@ -64,7 +64,7 @@ class Messages(Store):
                 update(t.delivery)
                 .where(
                     t.delivery.c.run_id == run_id,
-                    t.delivery.c.kind == DestinationKind.HL7,
+                    t.delivery.c.kind.in_([k for k in DestinationKind if not k.takes_instances]),
                     t.delivery.c.state.in_(OPEN),
                     t.delivery.c.due_at > now,
                     t.delivery.c.lease_until < now,

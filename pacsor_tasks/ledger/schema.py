@@ -182,6 +182,8 @@ delivery = Table(
     Column("sent", Integer, nullable=False),
     Column("total", Integer, nullable=False),
     Column("control_id", String(20)),
+    #: JSON: which of the run's results it is about; null: all
+    Column("selection", Text),
     Column("error", Text),
     #: put off because its destination is paused or away
     Column("held", Boolean, nullable=False, server_default=false()),

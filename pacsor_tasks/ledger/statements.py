@@ -166,6 +166,14 @@ COUNT_SENT = (
     )
     .returning(t.delivery.c.owner)
 )
+COUNT_BY_CLASS = (
+    select(t.result.c.command, t.result.c.sop_class_uid, func.count().label("n"))
+    .where(t.result.c.run_id == bindparam("run"))
+    .group_by(t.result.c.command, t.result.c.sop_class_uid)
+)
+RESULTS = (
+    select(*RESULT_COLUMNS).where(t.result.c.run_id == bindparam("run")).order_by(t.result.c.id)
+)
 #: The run's results that a destination does not have yet. Parameters: run, delivery.
 UNSENT = (
     select(*RESULT_COLUMNS)

@@ -123,7 +123,7 @@ class Verbs(Store):
         name, kind = to
         with self.write() as c:
             run, delivery = self._delivery(c, delivery_id)
-            if delivery["kind"] != kind:
+            if not kind.can_replace(DestinationKind(delivery["kind"])):
                 raise Conflict(f"{delivery['destination']} is {delivery['kind']}, {name} is {kind}")
             present = self._lock(c, t.delivery, f"{run['id']}:{name}")
             if present is not None and present["state"] != DeliveryState.SKIPPED:
@@ -131,7 +131,8 @@ class Verbs(Store):
             if delivery["state"] == DeliveryState.QUARANTINED:
                 self._require_current(c, run)
             self._end(c, run, delivery, f"re-routed to {name} by {by}")
-            fresh = dict(_NOT_YET)
+            # The same results, whatever the other one gets by itself.
+            fresh = {**_NOT_YET, "selection": delivery["selection"]}
             if delivery["active_since"] is not None:
                 fresh |= self._due_now() | {"total": delivery["total"]}
             if present is None:
