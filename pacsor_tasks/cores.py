@@ -1,19 +1,28 @@
 """Makes the cores: one factory per type, from plain values.
 
 A factory takes a `CoreConfig` and gives a `CoreClient`; docs/cores.md is written for those who
-write one.
+write one. The types that are not ours come from installed packages (`core_plugins`) and stand
+behind a shield (`plugged_core`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import structlog
+from pydantic import SecretStr
+
+from pacsor_tasks import core_plugins
 from pacsor_tasks.core_api import CoreClient, CoreConfig, CoreFactory
+from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.milvue.client import MilvueClient
+from pacsor_tasks.plugged_core import AbsentCore, shielded
 from pacsor_tasks.routes import Route
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.tcr.client import TcrAccess, TcrClient, TcrRoutes
+
+log = structlog.get_logger(__name__)
 
 
 def milvue(config: CoreConfig) -> CoreClient:
@@ -42,7 +51,7 @@ def tcr(config: CoreConfig, settings: Settings) -> TcrClient:
 
 
 def factories(settings: Settings) -> Mapping[str, CoreFactory]:
-    """By CORE_TYPE."""
+    """Our own, by CORE_TYPE."""
     return {"milvue": milvue, "tcr": lambda config: tcr(config, settings)}
 
 
@@ -57,22 +66,73 @@ def client_of(
         at_most_s: Shorter time limits than the settings', for a probe.
 
     Raises:
-        ConfigError: The URL or the token cannot be used.
+        ConfigError: The URL or the token cannot be used, or its package makes no core.
     """
+    config = _config(core, settings, at_most_s)
+    ours = factories(settings).get(core.type)
+    if ours is not None:
+        return ours(config)
+    return shielded(core_plugins.make(core.type, config), _name(core))
+
+
+def running_client_of(core: CoreSettings, settings: Settings) -> CoreClient:
+    """As `client_of`, for a process that has started.
+
+    A package's core that cannot be made now is one that is away: the others go on.
+
+    Raises:
+        ConfigError: One of our own types cannot be made.
+    """
+    try:
+        return client_of(core, settings)
+    except ConfigError as exc:
+        if core.type in core_plugins.BUILT_IN:
+            raise
+        log.error("core.absent", core=core.name, type=core.type, error=str(exc))  # noqa: TRY400
+        return AbsentCore(str(exc))
+
+
+def prove_packages(settings: Settings) -> None:
+    """Make every core of an installed type once, at start-up, and let it go again.
+
+    Raises:
+        ConfigError: One line per core that cannot be made.
+    """
+    wrong = []
+    for core in settings.cores.values():
+        if core.type in core_plugins.BUILT_IN:
+            continue
+        try:
+            client_of(core, settings).close()
+        except ConfigError as exc:
+            wrong.append(str(exc))
+    if wrong:
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))
+
+
+def _name(core: CoreSettings) -> str:
+    return f"{core.name} (CORE_TYPE {core.type})"
+
+
+def _config(core: CoreSettings, settings: Settings, at_most_s: float | None) -> CoreConfig:
     longest_s = float("inf") if at_most_s is None else at_most_s
-    config = CoreConfig(
+    ours = {"signed_url": str(core.signed_url).lower(), "organization_id": core.organization_id}
+    return CoreConfig(
         name=core.name,
         url=core.api_url,
         token=core.token.get_secret_value(),
         connect_timeout_s=min(settings.API_CONNECT_TIMEOUT, longest_s),
         read_timeout_s=min(settings.API_READ_TIMEOUT, longest_s),
-        parallel=settings.UPLOAD_PARALLEL,
-        options={
-            "signed_url": str(core.signed_url).lower(),
-            "organization_id": core.organization_id,
-        },
+        parallel=core.upload_parallel,
+        options=ours if core.type in core_plugins.BUILT_IN else _plain(core.options),
     )
-    return factories(settings)[core.type](config)
+
+
+def _plain(options: Mapping[str, str | SecretStr]) -> dict[str, str]:
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in options.items()
+    }
 
 
 def report_client(token: str, settings: Settings, *, at_most_s: float | None = None) -> TcrClient:

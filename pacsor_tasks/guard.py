@@ -44,10 +44,24 @@ def new_owner() -> str:
     return f"{socket.gethostname()[:32]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-def run_step(
-    ledger: Ledger, policy: RetryPolicy, run_id: str, step: Step, action: RunAction
+def run_step(  # noqa: PLR0913 - as `deliver`, and the step
+    ledger: Ledger,
+    policy: RetryPolicy,
+    run_id: str,
+    step: Step,
+    action: RunAction,
+    *,
+    slots_of: Callable[[str], int] = lambda _core: 0,
 ) -> bool:
     """Do one step of a run if it is its turn.
+
+    Args:
+        ledger: Where it stands.
+        policy: How it is tried again.
+        run_id: Which.
+        step: Which is meant.
+        action: What to do.
+        slots_of: Steps that a core takes at once, of those that talk to it; 0: any number.
 
     Returns:
         True when the chain goes on: the step is done, by this call or before.
@@ -57,7 +71,7 @@ def run_step(
         return False
     if run.step.position > step.position:
         return True
-    bounds = Bounds(horizon_s=policy.horizon_s)
+    bounds = Bounds(slots=slots_of(run.core), horizon_s=policy.horizon_s)
     claimed = ledger.runs.claim(run_id, step, new_owner(), LEASE_S, bounds)
     if claimed is None or claimed.owner is None:
         return False

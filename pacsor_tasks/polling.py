@@ -19,19 +19,24 @@ log = structlog.get_logger(__name__)
 BATCH_S = 60.0
 
 
-def poll_all(run_ids: Sequence[str], ports: Ports) -> None:
+def poll_all(run_ids: Sequence[str], ports: Ports) -> set[str]:
     """Poll runs that are due, and launch the rest of those that are ready.
 
     A core that is away is found out once: its other runs wait without being asked for, so that
     they hold no worker for a time-out each.
 
+    Returns:
+        The cores that were asked.
+
     Raises:
         PeerUnavailable: The ledger is away; the sweep launches the runs again.
     """
     away: dict[str, str] = {}
+    asked: set[str] = set()
     started = ports.ledger.clock()
 
     def ask(run: Run) -> Advance | Wait | End:
+        asked.add(run.core)
         if run.core in away:
             raise PeerUnavailable(away[run.core])
         try:
@@ -43,9 +48,12 @@ def poll_all(run_ids: Sequence[str], ports: Ports) -> None:
 
     for run_id in run_ids:
         if ports.ledger.clock() - started > BATCH_S:
-            return
-        if guard.run_step(ports.ledger, ports.retry, run_id, Step.POLL, ask):
+            break
+        if guard.run_step(
+            ports.ledger, ports.retry, run_id, Step.POLL, ask, slots_of=ports.slots_of_core
+        ):
             _launch(run_id, ports)
+    return asked
 
 
 def _launch(run_id: str, ports: Ports) -> None:

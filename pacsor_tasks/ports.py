@@ -67,6 +67,8 @@ class Core:
     #: query parameters of the result images
     output: Mapping[str, str]
     upload_limit: Limiter
+    #: uploads, looks and downloads at once, over all workers; 0: any number
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,11 @@ class Ports:
     def slots_of(self, destination: str) -> int:
         """Deliveries to a destination at once: a RIS gets its messages one after the other."""
         return 1 if destination in self.ris else self.destination_slots
+
+    def slots_of_core(self, core: str) -> int:
+        """Uploads, looks and downloads of a core at once; 0: any number."""
+        found = self.cores.get(core)
+        return found.slots if found is not None else 0
 
     def kind(self, destination: str) -> DestinationKind | None:
         """What a configured destination speaks; None when it is no longer configured."""

@@ -12,7 +12,8 @@ import structlog
 from pacsor_tasks import pipeline, probing
 from pacsor_tasks.errors import PeerUnavailable, Permanent
 from pacsor_tasks.ledger.deliveries import DueDelivery
-from pacsor_tasks.models import Step
+from pacsor_tasks.ledger.runs import Due as DueRun
+from pacsor_tasks.models import PeerKind, PeerName, Step
 from pacsor_tasks.ports import Ports
 
 log = structlog.get_logger(__name__)
@@ -111,7 +112,29 @@ def _ingest(study_uid: str, token: str, ports: Ports) -> bool:
 
 def _runs(ports: Ports, swept: Swept) -> None:
     ports.ledger.runs.watch()
-    due = ports.ledger.runs.due(stale_s=_stale(ports, "transfer"), limit=LIMIT)
+    stale_s = _stale(ports, "transfer")
+    # Core by core: the backlog of one is not to hide another's work, nor its silence to hold up a
+    # batch in which another's predictions are asked for.
+    for core in ports.ledger.runs.cores():
+        _launch_runs(_due_of_core(core, stale_s, ports), ports, swept)
+
+
+def _due_of_core(core: str, stale_s: float, ports: Ports) -> list[DueRun]:
+    due, slots = ports.ledger.runs.due, ports.slots_of_core(core)
+    if not slots:
+        return due(stale_s=stale_s, limit=LIMIT, core=core)
+    found = due(stale_s=stale_s, limit=LIMIT, core=core, is_asking=False)
+    # What finds no slot would only be turned away by a worker.
+    free = ports.ledger.peers.free_slots(PeerName(PeerKind.CORE, core), slots)
+    if free:
+        asking = due(stale_s=stale_s, limit=LIMIT, core=core, is_asking=True)
+        # Fifty polls need but one slot.
+        found += [run for run in asking if run.step is Step.POLL]
+        found += [run for run in asking if run.step is not Step.POLL][:free]
+    return found
+
+
+def _launch_runs(due: list[DueRun], ports: Ports, swept: Swept) -> None:
     polls: list[str] = []
     for run in due:
         if run.step is Step.DELIVER:
@@ -127,7 +150,29 @@ def _runs(ports: Ports, swept: Swept) -> None:
             swept.runs += 1
     for start in range(0, len(polls), POLL_BATCH):
         pipeline.launch_polls(polls[start : start + POLL_BATCH])
-    swept.polls = len(polls)
+    swept.polls += len(polls)
+
+
+def launch_after(run_id: str, ports: Ports) -> None:
+    """As `launch_next_run`, for the core of a run whose step has ended or was turned away."""
+    if any(core.slots for core in ports.cores.values()):
+        run = ports.ledger.runs.get(run_id)
+        if run is not None:
+            launch_next_run(run.core, ports, after=run_id)
+
+
+def launch_next_run(core: str, ports: Ports, after: str = "") -> None:
+    """Publish the step that waits for a slot of its core, now that one is free.
+
+    As `launch_next` does for deliveries, and for its reasons.
+    """
+    slots = ports.slots_of_core(core)
+    if not slots:
+        return
+    due = ports.ledger.runs.due(stale_s=math.inf, limit=1, core=core, is_asking=True)
+    peer = PeerName(PeerKind.CORE, core)
+    if due and due[0].run_id != after and ports.ledger.peers.free_slots(peer, slots):
+        _launch_runs(due, ports, Swept())
 
 
 def launch_next(destination: str, ports: Ports, after: str = "") -> None:
@@ -139,7 +184,8 @@ def launch_next(destination: str, ports: Ports, after: str = "") -> None:
     """
     slots = ports.slots_of(destination)
     due = _due(destination, 1, math.inf, ports) if slots else []
-    if due and due[0].delivery_id != after and ports.ledger.peers.free_slots(destination, slots):
+    peer = PeerName(PeerKind.DESTINATION, destination)
+    if due and due[0].delivery_id != after and ports.ledger.peers.free_slots(peer, slots):
         _publish(due, ports)
 
 
@@ -148,7 +194,8 @@ def _deliveries(ports: Ports, swept: Swept) -> None:
     for destination in ports.ledger.peers.destinations():
         slots = ports.slots_of(destination)
         # What finds no slot would only be turned away by a worker.
-        free = ports.ledger.peers.free_slots(destination, slots) if slots else LIMIT
+        peer = PeerName(PeerKind.DESTINATION, destination)
+        free = ports.ledger.peers.free_slots(peer, slots) if slots else LIMIT
         if free:
             swept.deliveries += _publish(_due(destination, free, stale_s, ports), ports)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pacsor_tasks import core_plugins
 from pacsor_tasks import settings_peers as peers
 from pacsor_tasks.conf_files import conf_file, read_json_object
 from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
@@ -33,7 +34,7 @@ from pacsor_tasks.settings_types import (
     RisSettings,
     Seconds,
     StorescuSettings,
-    Url,
+    UrlIfAny,
     is_loopback,
     kind_of,
     lines,
@@ -48,8 +49,10 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
 
     # --- core
-    API_URL: Url = Field(description="Base URL of the Milvue API")
-    TOKEN: SecretStr = Field(min_length=1, description="Milvue API key")
+    API_URL: UrlIfAny = Field(
+        description="Base URL of the Milvue API; a core of an installed type may do without"
+    )
+    TOKEN: SecretStr = Field(description="Milvue API key; likewise")
     SIGNED_URL: bool = Field(
         True, description="Upload and download by signed URLs (cloud: true; on premises: false)"
     )
@@ -88,6 +91,12 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     STATIC_REPORT_FORMAT: str | None = Field(None, description="rgb, pdf or none")
     API_CONNECT_TIMEOUT: Seconds = Field(10, gt=0, description="Seconds to connect to the API")
     API_READ_TIMEOUT: Seconds = Field(120, gt=0, description="Seconds without a byte from the API")
+    CORE_CONCURRENCY: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Uploads, looks and downloads of one core at once, over all workers and hosts;"
+        " 0: any number. Unset: any number for a single core, else so many that one of"
+        " WORKER_CONCURRENCY's slots stays free for the last core when all others are slow",
+    )
     UPLOAD_PARALLEL: Count = Field(4, description="Signed uploads at once per run")
     UPLOAD_RATE: float = Field(
         0, ge=0, description="Instances per second per core, over all workers; 0: no limit"
@@ -162,7 +171,8 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
         " then it counts as never seen",
     )
 
-    #: numbered variables (API_URL_1, PACS_IP_2, …) by their full name
+    #: variables whose names are no settings', by their full name: numbered ones (API_URL_1,
+    #: PACS_IP_2, …) and those of an installed type of core (CORE_FOLDER_OUTBOX, …)
     NUMBERED: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
     @classmethod
@@ -264,19 +274,19 @@ def load_with_warnings(
     """As `load`, with the warnings an operator should see: old names, near misses."""
     values, warnings = normalise(read_environment(environ, dotenv))
     known = set(Settings.model_fields) - {"NUMBERED"}
-    errors, near = misspelt(values, known, dotenv)
+    plugged = core_plugins.plugged_names(values)
+    errors, near = misspelt(values, known | plugged, dotenv)
     given: dict[str, Any] = {name: values[name] for name in known if name in values}
-    numbered: dict[str, Any] = {n: value for n, value in values.items() if NUMBERED.match(n)}
+    numbered: dict[str, Any] = {
+        n: value for n, value in values.items() if NUMBERED.match(n) or n in plugged
+    }
     try:
         loaded = at_init(values)
     except ConfigError as exc:
         raise ConfigError("\n".join([*errors, str(exc)])) from exc
     given |= {name: value for name, value in loaded.items() if name in known}
     given["NUMBERED"] = numbered | {n: str(v) for n, v in loaded.items() if n not in known}
-    if str(given.get("CORE_TYPE", "")).lower() == "tcr":
-        for name, instead in {"API_URL": "TCR_API_URL", "TOKEN": "PROVIDER_TOKEN"}.items():
-            if instead in given:
-                given.setdefault(name, given[instead])
+    peers.fill_in(given)
     try:
         settings = Settings(**given)
     except ValidationError as exc:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from pacsor_tasks import core_plugins
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_hl7 import Hl7Settings, Hl7Values, destination_values
 from pacsor_tasks.settings_types import (
@@ -34,10 +35,15 @@ _OF_A_CORE = {
     "inference_commands": "INFERENCE_COMMANDS",
     "filters": "DICOM_FILTERS",
     "no_duplicate_upload": "NO_DUPLICATE_UPLOAD",
+    "concurrency": "CORE_CONCURRENCY",
+    "upload_parallel": "UPLOAD_PARALLEL",
+    "upload_rate": "UPLOAD_RATE",
 }
 _OF_TCR = {**_OF_A_CORE, "api_url": "TCR_API_URL", "token": "PROVIDER_TOKEN"}
 #: What a core of type `tcr` is asked for.
 REPORT = "report"
+#: … and one of an installed type whose INFERENCE_COMMANDS nobody set: ours are Milvue's.
+RESULTS = "results"
 
 
 def used_destinations(settings: Settings) -> tuple[str, ...]:
@@ -73,6 +79,8 @@ def require_reports(settings: Settings) -> None:
         raise ValueError("TCR_API_URL: required by INCLUDE_TECHCARE_REPORT")
     if not settings.WEBPS_ENABLE:
         return
+    if not settings.TOKEN.get_secret_value():
+        raise ValueError("TOKEN: required by WEBPS_ENABLE")
     if settings.TCR_API_URL is None:
         raise ValueError("TCR_API_URL: required by WEBPS_ENABLE")
     if not settings.WEBPS_PROVIDERS:
@@ -103,7 +111,12 @@ def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
             signed_url=own("SIGNED_URL"),
             filters=own("DICOM_FILTERS"),
             no_duplicate_upload=own("NO_DUPLICATE_UPLOAD"),
-            **(_tcr(settings, suffix, own) if kind == "tcr" else _milvue(settings, suffix, own)),
+            concurrency=_fair_share(settings)
+            if (at_once := own("CORE_CONCURRENCY")) is None
+            else at_once,
+            upload_parallel=own("UPLOAD_PARALLEL"),
+            upload_rate=own("UPLOAD_RATE"),
+            **_OF_TYPE.get(kind, _plugged)(settings, suffix, own),
         )
     except ValidationError as exc:
         settings_of = _OF_TCR if kind == "tcr" else _OF_A_CORE
@@ -138,6 +151,48 @@ def _tcr(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, 
         "inference_commands": (REPORT,),
         "destinations": tuple(n for n in named if kind_of(n) is DestinationKind.HL7) or ("hl7",),
     }
+
+
+def _plugged(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, Any]:
+    """A core of an installed type. It gets no other core's address or token."""
+    numbered, kind = settings.NUMBERED, str(own("CORE_TYPE")).lower()
+    is_said = "INFERENCE_COMMANDS" in settings.model_fields_set and not suffix
+    commands = settings.INFERENCE_COMMANDS if is_said else (RESULTS,)
+    options = core_plugins.options_of(numbered, kind, suffix.removeprefix("_"))
+    return {
+        "api_url": numbered.get("API_URL" + suffix, "") if suffix else settings.API_URL,
+        "token": numbered.get("TOKEN" + suffix, "") if suffix else settings.TOKEN,
+        "inference_commands": numbered.get("INFERENCE_COMMANDS" + suffix, commands),
+        "destinations": _destinations(settings, suffix),
+        "options": {
+            name: SecretStr(value) if core_plugins.is_secret(name) else value
+            for name, value in options.items()
+        },
+    }
+
+
+_OF_TYPE: dict[str, Callable[[Settings, str, Callable[..., Any]], dict[str, Any]]] = {
+    "milvue": _milvue,
+    "tcr": _tcr,
+}
+
+
+def fill_in(given: dict[str, Any]) -> None:
+    """Give the first core's API_URL and TOKEN a value where its type does not need them."""
+    kind = str(given.get("CORE_TYPE", "milvue")).lower()
+    if kind == "tcr":
+        for name, instead in {"API_URL": "TCR_API_URL", "TOKEN": "PROVIDER_TOKEN"}.items():
+            if instead in given:
+                given.setdefault(name, given[instead])
+    elif kind not in core_plugins.BUILT_IN:
+        given.setdefault("API_URL", "")
+        given.setdefault("TOKEN", "")
+
+
+def _fair_share(settings: Settings) -> int:
+    """Slots that each core may have so that all others together leave one for the last."""
+    n_others = len(settings.ADDITIONAL_CORES)
+    return max(1, (settings.WORKER_CONCURRENCY - 1) // n_others) if n_others else 0
 
 
 def _destinations(settings: Settings, suffix: str) -> tuple[str, ...]:

@@ -26,8 +26,9 @@ second RIS `hl7-2` with `RIS_HOST_IP_2`, `RIS_HOST_PORT_2`, and any other of its
 (docs/hl7.md); what it leaves out is as for `hl7`. A second core is named in
 `ADDITIONAL_CORES=core1` and reads `API_URL_1` and `TOKEN_1`, and may have `INFERENCE_COMMANDS_1`,
 `CALLBACK_URLS_1` (or `DESTINATIONS_1`), `SIGNED_URL_1`, `DICOM_FILTERS_1`, `NO_DUPLICATE_UPLOAD_1`,
-or `CORE_TYPE_1=tcr` with `PROVIDER_TOKEN_1`, `ORGANIZATION_ID_1` (docs/techcare-report.md); what it
-leaves out it inherits.
+`UPLOAD_RATE_1`, `UPLOAD_PARALLEL_1`, `CORE_CONCURRENCY_1`, or `CORE_TYPE_1=tcr` with
+`PROVIDER_TOKEN_1`, `ORGANIZATION_ID_1` (docs/techcare-report.md); what it leaves out it inherits. A
+type of core that a package brings has settings of its own, `CORE_<TYPE>_…` (docs/cores.md).
 
 A name that begins with `PACSOR_` and is not below, or one in `.env` that is nearly a setting's, is
 refused at start-up with the name that was probably meant. `pacsor config` prints what counts and

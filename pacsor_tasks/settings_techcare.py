@@ -6,12 +6,12 @@ the contract that the defaults mean.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from pacsor_tasks.routes import ORGANIZATION, PROVIDERS, STUDY, Route
-from pacsor_tasks.settings_types import CommaList, Lower, Seconds
+from pacsor_tasks.settings_types import CommaList, CoreType, Seconds
 
 OF_A_STUDY = frozenset({STUDY, ORGANIZATION})
 OF_PUBSUB = frozenset({PROVIDERS, ORGANIZATION})
@@ -39,10 +39,11 @@ Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 class TechCareSettings(BaseModel):
     """Everything of TechCare Report but INCLUDE_TECHCARE_REPORT and the form of its OBX."""
 
-    CORE_TYPE: Annotated[Literal["milvue", "tcr"], Lower] = Field(
+    CORE_TYPE: CoreType = Field(
         "milvue",
-        description="What a core talks to: `milvue`, or `tcr` for a provider of TechCare Report"
-        " (its studies go to TCR_API_URL and only HL7 destinations get something)",
+        description="What a core talks to: `milvue`; `tcr` for a provider of TechCare Report (its"
+        " studies go to TCR_API_URL and only HL7 destinations get something); or the name that an"
+        " installed package gives to its own (docs/cores.md)",
     )
     PROVIDER_TOKEN: SecretStr | None = Field(
         None, description="Token of a core of type `tcr`; its API_URL and TOKEN are not needed"

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
 )
 
+from pacsor_tasks import core_plugins
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.disk import Watermark
 from pacsor_tasks.models import DestinationKind
@@ -34,6 +35,10 @@ def _url(value: str) -> str:
     if not URL.match(value):
         raise ValueError(f"{value!r} is not an http(s) URL")
     return value.rstrip("/")
+
+
+def _url_if_any(value: str) -> str:
+    return value and _url(value)
 
 
 def _ae_title(value: str) -> str:
@@ -72,6 +77,8 @@ def _duration(value: Any) -> Any:
 
 Fullness = Annotated[str, AfterValidator(_fullness)]
 Url = Annotated[str, AfterValidator(_url)]
+#: an empty one is for what has no address
+UrlIfAny = Annotated[str, AfterValidator(_url_if_any)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
 Command = Annotated[str, AfterValidator(_command)]
@@ -79,6 +86,7 @@ Commands = Annotated[tuple[Command, ...], BeforeValidator(comma_list)]
 #: for words: `WARN` is `warn`, `fr` is `FR`
 Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+CoreType = Annotated[str, AfterValidator(core_plugins.known), Lower]
 Seconds = Annotated[float, BeforeValidator(_duration), Field(ge=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=1)]
@@ -102,15 +110,23 @@ class CoreSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    type: Literal["milvue", "tcr"] = "milvue"
-    api_url: Url
+    type: CoreType = "milvue"
+    api_url: UrlIfAny
     token: SecretStr
+    #: what only its type understands
+    options: dict[str, str | SecretStr] = Field(default_factory=dict)
     organization_id: str = ""
     signed_url: bool
     inference_commands: Commands
     filters: FilterRules
     no_duplicate_upload: bool
     destinations: tuple[str, ...]
+    #: uploads, looks and downloads at once, over all workers; 0: any number
+    concurrency: int = Field(ge=0)
+    #: transfers at once in one upload or download
+    upload_parallel: Count
+    #: instances per second; 0: no limit
+    upload_rate: float = Field(ge=0)
 
 
 class StorescuSettings(BaseModel):

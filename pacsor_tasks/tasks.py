@@ -27,6 +27,7 @@ from pacsor_tasks import (
 from pacsor_tasks.app import app
 from pacsor_tasks.errors import ConfigError, NotFound, PeerUnavailable
 from pacsor_tasks.ledger import migrate
+from pacsor_tasks.ledger.gate import ASKING
 from pacsor_tasks.models import Delivery, PeerKind, PeerName, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
 from pacsor_tasks.ports import Ports
@@ -107,8 +108,10 @@ def cleanup(run_id: str) -> None:
 @app.task(name="pacsor.poll_due")
 def poll_due(run_ids: Sequence[str]) -> None:
     """Ask for many predictions on one connection, and launch the rest of those that are ready."""
+    ports = wiring.ports()
     with _deferred():
-        polling.poll_all(run_ids, wiring.ports())
+        for core in polling.poll_all(run_ids, ports):
+            reconcile.launch_next_run(core, ports)
 
 
 @app.task(name="pacsor.reconcile")
@@ -140,10 +143,14 @@ def _run(run_id: str, step: Step, action: RunStep) -> None:
     ports, goes_on = wiring.ports(), False
     with _deferred():
         goes_on = guard.run_step(
-            ports.ledger, ports.retry, run_id, step, lambda run: action(run, ports)
-        )
+            ports.ledger, ports.retry, run_id, step, lambda run: action(run, ports),
+            slots_of=ports.slots_of_core,
+        )  # fmt: skip
     if not goes_on:
         _end_chain()
+    if step in ASKING:
+        with _deferred():
+            reconcile.launch_after(run_id, ports)
 
 
 def _end_chain() -> None:

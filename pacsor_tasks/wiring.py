@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from pacsor_tasks.breaker import LedgerBreaker
 from pacsor_tasks.core_api import CoreClient, GivesFindings
-from pacsor_tasks.cores import client_of, report_client
+from pacsor_tasks.cores import client_of, report_client, running_client_of
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import PeerUnavailable
@@ -168,10 +168,10 @@ def _aside(do: Callable[[], None]) -> None:
 
 
 def _core(core: CoreSettings, settings: Settings, broker: redis.Redis) -> Core:
-    client = client_of(core, settings)
+    client = running_client_of(core, settings)
     return Core(
         name=core.name,
-        address=core.api_url,
+        address=core.api_url or f"CORE_TYPE {core.type}",
         client=client,
         findings=client if isinstance(client, GivesFindings) else None,
         reports=_reports(core, client, settings),
@@ -180,22 +180,23 @@ def _core(core: CoreSettings, settings: Settings, broker: redis.Redis) -> Core:
         filters=core.filters,
         no_duplicate_upload=core.no_duplicate_upload,
         output=_output(settings),
-        upload_limit=_upload_limit(core.name, settings, broker),
+        upload_limit=_upload_limit(core, broker),
+        slots=core.concurrency,
     )
 
 
 def _reports(core: CoreSettings, client: CoreClient, settings: Settings) -> ReportSource | None:
     if isinstance(client, TcrClient):
         return client
-    if settings.TCR_API_URL is None:
-        return None
+    if settings.TCR_API_URL is None or core.type != "milvue":
+        return None  # the token of another's API is none of TechCare Report's
     return report_client(core.token.get_secret_value(), settings)
 
 
-def _upload_limit(core: str, settings: Settings, client: redis.Redis) -> Limiter:
-    if not settings.UPLOAD_RATE:
-        return SharedPause(client, f"upload:{core}")
-    return SharedRate(client, f"upload:{core}", settings.UPLOAD_RATE)
+def _upload_limit(core: CoreSettings, client: redis.Redis) -> Limiter:
+    if not core.upload_rate:
+        return SharedPause(client, f"upload:{core.name}")
+    return SharedRate(client, f"upload:{core.name}", core.upload_rate)
 
 
 def _output(settings: Settings) -> dict[str, str]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from pacsor_tasks.errors import Conflict
 from pacsor_tasks.ledger import gate
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.store import Store, insert_missing
+from pacsor_tasks.ledger.store import Store, insert_missing, loose_names
 from pacsor_tasks.models import DeliveryState, Peer, PeerKind, PeerName, PeerState
 
 #: Strikes at which a peer is left alone.
@@ -176,21 +176,11 @@ class Peers(Store):
 
     def destinations(self) -> list[str]:
         """Every destination that ever had a delivery, configured still or not."""
-        names: list[str] = []
         with self.read() as c:
-            while True:
-                # One look into the index per name; DISTINCT would walk all of it.
-                query = select(func.min(t.delivery.c.destination))
-                if names:
-                    query = query.where(t.delivery.c.destination > names[-1])
-                name = c.execute(query).scalar()
-                if name is None:
-                    return names
-                names.append(name)
+            return loose_names(c, t.delivery.c.destination)
 
-    def free_slots(self, destination: str, slots: int) -> int:
-        """How many more deliveries to a destination may start when `slots` may go at once."""
-        peer = PeerName(PeerKind.DESTINATION, destination)
+    def free_slots(self, peer: PeerName, slots: int) -> int:
+        """How many more pieces of work for a peer may start when `slots` may go at once."""
         with self.read() as c:
             return max(0, slots - gate.n_leased(c, peer, self.clock()))
 

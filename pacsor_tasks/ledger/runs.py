@@ -12,7 +12,7 @@ from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger import statements as prepared
 from pacsor_tasks.ledger.statements import OPEN_DELIVERY as OPEN_DELIVERY
 from pacsor_tasks.ledger.statements import TERMINAL as TERMINAL
-from pacsor_tasks.ledger.store import Store, insert_missing, is_news
+from pacsor_tasks.ledger.store import Store, insert_missing, is_news, loose_names
 from pacsor_tasks.models import (
     DeliveryState,
     Instance,
@@ -41,6 +41,7 @@ class Due(NamedTuple):
     """A run whose next step has to be launched."""
 
     run_id: str
+    core: str
     step: Step
     enqueued_at: float
 
@@ -212,26 +213,48 @@ class Runs(Store):
                 .values(due_at=now + WATCH_S)
             )
 
-    def due(self, *, stale_s: float, limit: int) -> list[Due]:
+    def cores(self) -> list[str]:
+        """Every core that ever had a run, configured still or not."""
+        with self.read() as c:
+            return loose_names(c, t.run.c.core)
+
+    def due(
+        self,
+        *,
+        stale_s: float,
+        limit: int,
+        core: str | None = None,
+        is_asking: bool | None = None,
+    ) -> list[Due]:
         """Unfinished runs past their due time whose message is not under way.
 
         Args:
             stale_s: A message published longer ago counts as lost; `inf`: none does.
             limit: At most so many, the longest due first.
+            core: Only its runs.
+            is_asking: Only those whose step talks to the core, what is nearest its end before new
+                uploads; or only the others.
         """
         now = self.clock()
         query = (
-            select(t.run.c.id, t.run.c.step, t.run.c.enqueued_at)
+            select(t.run.c.id, t.run.c.core, t.run.c.step, t.run.c.enqueued_at)
             .where(
                 t.run.c.due_at <= now,
                 t.run.c.lease_until < now,
                 or_(t.run.c.enqueued_at == 0, t.run.c.enqueued_at < now - stale_s),
             )
-            .order_by(t.run.c.due_at)
             .limit(limit)
         )
+        if core is not None:
+            query = query.where(t.run.c.core == core)
+        if is_asking is not None:
+            of_kind = t.run.c.step.in_(gate.ASKING)
+            query = query.where(of_kind if is_asking else ~of_kind)
+        query = query.order_by(
+            *((t.run.c.step == Step.UPLOAD,) if is_asking else ()), t.run.c.due_at
+        )
         with self.read() as c:
-            return [Due(r.id, Step(r.step), r.enqueued_at) for r in c.execute(query)]
+            return [Due(r.id, r.core, Step(r.step), r.enqueued_at) for r in c.execute(query)]
 
     def mark_enqueued(self, due: Due) -> bool:
         """Say that a message is being published; False when another sweep was first."""

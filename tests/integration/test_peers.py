@@ -221,7 +221,7 @@ def test_no_more_deliveries_to_a_destination_than_its_slots(ledger: Ledger, cloc
     assert second is not None
     assert claims[2]() is None
     assert delivery(ledger, runs[2]).waiting_for == ("its turn: 2 at once for destination storescu")
-    assert ledger.peers.free_slots("storescu", 2) == 0
+    assert ledger.peers.free_slots(PACS, 2) == 0
     first_in_line = min(run.id for run in runs)  # all made at once; messages keep their order
     assert ledger.deliveries.claim(f"{first_in_line}:hl7", "w", 10, bounds) is not None
     ledger.deliveries.finish(first, DeliveryState.DELIVERED, "ok")

@@ -25,6 +25,10 @@ def forgotten(ledger: Ledger, run_id: str) -> None:
 
 ASKED: dict[str, Callable[[Ledger, str], Any]] = {
     "runs.due": lambda ledger, _: ledger.runs.due(stale_s=10, limit=9),
+    "runs.due of a core": lambda ledger, _: ledger.runs.due(
+        stale_s=10, limit=9, core="core", is_asking=True
+    ),
+    "runs.cores": lambda ledger, _: ledger.runs.cores(),
     "runs.watch": lambda ledger, _: ledger.runs.watch(),
     "runs.claim": lambda ledger, run_id: ledger.runs.claim(run_id, Step.FILTER, "w", 9),
     "runs.settle": lambda ledger, run_id: ledger.runs.settle(run_id),
@@ -35,7 +39,7 @@ ASKED: dict[str, Callable[[Ledger, str], Any]] = {
         stale_s=10, limit=9, destination="hl7"
     ),
     "peers.destinations": lambda ledger, _: ledger.peers.destinations(),
-    "peers.free_slots": lambda ledger, _: ledger.peers.free_slots("hl7", 2),
+    "peers.free_slots": lambda ledger, _: ledger.peers.free_slots(PACS, 2),
     "deliveries.claim a slot": lambda ledger, run_id: ledger.deliveries.claim(
         f"{run_id}:hl7", "w", 9, Bounds(slots=2)
     ),
