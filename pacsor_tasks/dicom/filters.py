@@ -1,58 +1,72 @@
-"""DICOM_FILTERS: which instances go to the AI. Pure rules over a bounded header read.
+"""DICOM_FILTERS: which instances go to the AI, and by which rule. Pure rules over a header.
 
-What a rule sees of an element, decided once:
+What a rule sees of an element is decided in `values`. Patterns are unanchored searches as in RE2,
+run by Python's `re`. What RE2 writes differently (`\\z`, `\\pL`, `[[:alpha:]]`) is refused when the
+settings are read. Unlike RE2, `re` backtracks: a pattern with nested repeats may be slow on long
+values.
 
-- Absent: the rule says nothing. Present but empty: the value "".
-- DICOM padding (spaces, NULs) is stripped from every value before matching.
-- Several values: the pattern matches if it matches any one of them; none at all counts as "".
-- A person name is its whole string, component groups joined by `=`. Text is decoded by
-  SpecificCharacterSet. Numbers and tags are their usual writing (`str`); a value that breaks its
-  own VR is taken as the text that stands there.
-- A sequence has no string value: it is present with "".
-- Group 0002 is matched in the file meta information. Pixel data and what follows it is not read:
-  rules on such tags see them as absent.
-
-Patterns are unanchored searches as in RE2, run by Python's `re`. What RE2 writes differently
-(`\\z`, `\\pL`, `[[:alpha:]]`) is refused when the settings are read. Unlike RE2, `re` backtracks:
-a pattern with nested repeats may be slow on long values.
-
-Source: contract §2.4.
+Source: contract §2.4; docs/filters.md.
 """
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from pydicom import Dataset
-from pydicom.errors import BytesLengthException
-from pydicom.filereader import read_dataset, read_file_meta_info
-from pydicom.multival import MultiValue
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.datadict import keyword_for_tag
 
-from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.dicom.rules import FilterRule
-from pacsor_tasks.errors import BadResponse, Permanent
+from pacsor_tasks.dicom.values import read_values, vr_of
 
-#: Of a deflated data set only so much is looked at; a header is far shorter.
-MAX_INFLATED_BYTES = 1 << 24
-META_GROUP = 0x0002
-FIRST_PIXEL_TAG = 0x7FE00000
-#: What pydicom raises on values that break their VR.
-_BAD_VALUE = (
-    ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
-    NotImplementedError, BytesLengthException, struct.error,
-)  # fmt: skip
+#: Standard elements that may tell who the patient is, beside group 0010, person names and free text
+#: (PS3.15 Table E.1-1).
+IDENTIFYING = frozenset({
+    0x00080050, 0x00081080, 0x00200010, 0x00380010, 0x00380300, 0x00380400, 0x00380500, 0x00400009,
+    0x00400253, 0x00401001, 0x00401002, 0x00402016, 0x00402017,
+})  # fmt: skip
+PATIENT_GROUP = 0x0010
+PERSONAL_VRS = frozenset({"PN", "LT", "ST", "UT", "UC", ""})
+
+
+class Found(StrEnum):
+    """What a rule found of its element."""
+
+    ABSENT = "is absent"
+    MATCHES = "matches"
+    DIFFERS = "does not match"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one rule says of one instance."""
+
+    #: the rule's place in DICOM_FILTERS, from 1
+    number: int
+    rule: FilterRule
+    found: Found
+    skips: bool
+    #: Patient data: for the eyes of who asked for them only
+    values: tuple[str, ...] = field(repr=False)
+
+    @property
+    def tag(self) -> str:
+        """As `(0008,0060)`."""
+        return tag_text(self.rule.tag)
+
+    @property
+    def keyword(self) -> str:
+        """The standard's name of the element; "" where it has none."""
+        return keyword_for_tag(_number(self.rule.tag))
+
+    @property
+    def reason(self) -> str:
+        """What the rule found, without any value. See `shown_pattern`."""
+        pattern = shown_pattern(self.rule)
+        against = f" {pattern}" if self.found is not Found.ABSENT else ""
+        named = " ".join(filter(None, (self.keyword, self.tag)))
+        return f"rule {self.number}: {named} {self.found}{against}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +74,13 @@ class Decision:
     """Whether an instance goes to the AI."""
 
     keep: bool
-    #: which rule skipped it (tag and pattern, never the value); None when it is kept
-    reason: str | None = None
+    #: the rule that skips it; None when it is kept
+    by: Verdict | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is skipped, without any value; None when it is kept."""
+        return None if self.by is None else self.by.reason
 
 
 KEEP = Decision(keep=True)
@@ -75,75 +94,56 @@ def decide(rules: Sequence[FilterRule], path: Path) -> Decision:
     Raises:
         Permanent: The file cannot be read as DICOM.
     """
+    return decision_of(explain(rules, path)) if rules else KEEP
+
+
+def explain(rules: Sequence[FilterRule], path: Path) -> list[Verdict]:
+    """What each rule says of one instance, in their order.
+
+    Raises:
+        Permanent: The file cannot be read as DICOM.
+    """
     if not rules:
-        return KEEP
-    # pydicom warns about sloppy values; a filter only has to read what stands there.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        header = _read(path, rules)
-        for rule in rules:
-            if rule.skips(_values(header, rule.tag)):
-                return Decision(keep=False, reason=str(rule))
-    return KEEP
+        return []
+    seen = read_values(path, {rule.tag for rule in rules})
+    return [verdict(n, rule, seen[rule.tag]) for n, rule in enumerate(rules, 1)]
 
 
-def _read(path: Path, rules: Sequence[FilterRule]) -> Dataset:
-    wanted = {number for rule in rules for number in _with_private_creator(*rule.tag)}
-    last = max(wanted)
-    try:
-        syntax, start = data_set_offset(path)
-        with path.open("rb") as file:
-            file.seek(start)
-            header = read_dataset(
-                _inflated(file) if syntax == DeflatedExplicitVRLittleEndian else file,
-                is_implicit_VR=syntax == ImplicitVRLittleEndian,
-                is_little_endian=syntax != ExplicitVRBigEndian,
-                stop_when=lambda tag, _vr, _length: tag > last or tag >= FIRST_PIXEL_TAG,
-                specific_tags=list(wanted),
-            )
-        if any(rule.tag[0] == META_GROUP for rule in rules):
-            header.file_meta = read_file_meta_info(path)
-    except (BadResponse, OSError, EOFError, RecursionError, *_BAD_VALUE) as exc:
-        # The cause's own words only where they are ours: others may quote a value.
-        what = str(exc) if isinstance(exc, BadResponse) else type(exc).__name__
-        raise Permanent(f"the header cannot be read: {what}") from exc
-    return header
+def decision_of(verdicts: Sequence[Verdict]) -> Decision:
+    """The first rule that skips decides; without one the instance is kept."""
+    by = next((v for v in verdicts if v.skips), None)
+    return Decision(keep=False, by=by) if by is not None else KEEP
 
 
-def _inflated(file: BinaryIO) -> BinaryIO:
-    """The first part of a deflated data set. dcmread would inflate all of it, pixels included."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = io.BytesIO()
-    try:
-        while out.tell() < MAX_INFLATED_BYTES and (piece := file.read(1 << 16)):
-            out.write(inflater.decompress(piece, MAX_INFLATED_BYTES - out.tell()))
-    except zlib.error as exc:
-        raise BadResponse("the deflated data set cannot be inflated") from exc
-    out.seek(0)
-    return out
+def verdict(number: int, rule: FilterRule, values: Sequence[str] | None) -> Verdict:
+    """What a rule says of an element with these values; None: it is absent."""
+    if values is None:
+        found = Found.ABSENT
+    else:
+        found = Found.MATCHES if rule.matches(values) else Found.DIFFERS
+    return Verdict(
+        number=number, rule=rule, found=found, skips=rule.skips(values), values=tuple(values or ())
+    )
 
 
-def _with_private_creator(group: int, element: int) -> tuple[int, ...]:
-    """The tag, and for a private one its creator: pydicom then knows the VR of known creators."""
-    tag = group << 16 | element
-    return (tag, group << 16 | element >> 8) if group % 2 and element > 0xFF else (tag,)
+def tag_text(tag: tuple[int, int]) -> str:
+    """A tag as people write it."""
+    return f"({tag[0]:04X},{tag[1]:04X})"
 
 
-def _values(header: Dataset, tag: tuple[int, int]) -> list[str] | None:
-    """The element's values as strings without padding; None when it is absent."""
-    dataset = header.file_meta if tag[0] == META_GROUP else header
-    if tag not in dataset:
-        return None
-    try:
-        element = dataset[tag]
-        value = "" if element.VR == "SQ" else element.value
-    except _BAD_VALUE:
-        value = getattr(dataset.get_item(tag), "value", b"")
-    parts = value if isinstance(value, MultiValue | list) else [value]
-    return [_text(part).strip(" \0") for part in parts]
+def shown_pattern(rule: FilterRule) -> str:
+    """The rule's pattern, or words in its place where a match would tell who the patient is."""
+    return "its pattern" if is_identifying(rule.tag) else repr(rule.pattern)
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value.decode("latin-1") if isinstance(value, bytes | bytearray) else str(value)
+def is_identifying(tag: tuple[int, int]) -> bool:
+    """Whether what is known of an element's value may tell who the patient is.
+
+    Private elements and those the standard does not know are taken to be so.
+    """
+    number = _number(tag)
+    return tag[0] == PATIENT_GROUP or number in IDENTIFYING or vr_of(number) in PERSONAL_VRS
+
+
+def _number(tag: tuple[int, int]) -> int:
+    return tag[0] << 16 | tag[1]

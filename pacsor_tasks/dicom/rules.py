@@ -57,12 +57,8 @@ class FilterRule(BaseModel):
         Args:
             values: The element's values as strings; None when the element is absent.
         """
-        if values is None:
-            return False
-        matches = any(re.search(self.pattern, value) for value in values or ("",))
-        return matches is not self.should_match
+        return values is not None and self.matches(values) is not self.should_match
 
-    def __str__(self) -> str:
-        """The condition on which this rule skips, without any value: values are patient data."""
-        verb = "does not match" if self.should_match else "matches"
-        return f"({self.tag[0]:04X},{self.tag[1]:04X}) {verb} {self.pattern!r}"
+    def matches(self, values: Sequence[str]) -> bool:
+        """Whether the pattern is found in any of these values; none at all counts as ""."""
+        return any(re.search(self.pattern, value) for value in values or ("",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from pacsor_tasks.dicom.filters import Found, decision_of, is_identifying, verdict
 from pacsor_tasks.dicom.rules import FilterRule
 
 
@@ -91,9 +92,63 @@ def test_hex_tags_are_read_in_either_case() -> None:
     assert rule("x", True, "7fE0", "00aB").tag == (0x7FE0, 0x00AB)
 
 
-def test_a_reason_names_tag_and_pattern() -> None:
-    assert str(ONLY_SR) == "(0008,0060) does not match '^SR$'"
-    assert str(NOT_TESTS) == "(0010,0010) matches '^TEST.*'"
+@pytest.mark.parametrize(
+    ("given", "values", "reason"),
+    [
+        (ONLY_SR, ["DX"], "rule 1: Modality (0008,0060) does not match '^SR$'"),
+        (ONLY_SR, ["SR"], "rule 1: Modality (0008,0060) matches '^SR$'"),
+        (ONLY_SR, None, "rule 1: Modality (0008,0060) is absent"),
+        # that a name matches this pattern tells the name
+        (NOT_TESTS, ["TEST"], "rule 1: PatientName (0010,0010) matches its pattern"),
+        # private: nobody knows what it holds, nor what it is called
+        (rule("^X", True, "0009", "1001"), [""], "rule 1: (0009,1001) does not match its pattern"),
+    ],
+)
+def test_a_reason_names_the_rule_and_no_value(
+    given: FilterRule, values: list[str] | None, reason: str
+) -> None:
+    assert verdict(1, given, values).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_hidden"),
+    [
+        ((0x0008, 0x0060), False),  # Modality
+        ((0x0008, 0x103E), False),  # SeriesDescription
+        ((0x0020, 0x000D), False),  # a UID
+        ((0x0010, 0x0040), True),  # all of the patient's group
+        ((0x0008, 0x0050), True),  # AccessionNumber
+        ((0x0008, 0x0090), True),  # a person's name
+        ((0x0020, 0x4000), True),  # free text
+        ((0x0011, 0x0010), True),  # private
+        ((0x0008, 0xFFFF), True),  # unknown
+    ],
+)
+def test_patterns_of_what_may_tell_the_patient_are_not_repeated(
+    tag: tuple[int, int], is_hidden: bool
+) -> None:
+    assert is_identifying(tag) is is_hidden
+
+
+def test_of_several_rules_that_skip_the_first_is_named() -> None:
+    verdicts = [
+        verdict(1, ONLY_SR, None),
+        verdict(2, ONLY_SR, ["DX"]),
+        verdict(3, NOT_TESTS, ["TEST"]),
+    ]
+    decision = decision_of(verdicts)
+    assert not decision.keep
+    assert decision.by is verdicts[1]
+    assert [v.found for v in verdicts] == [Found.ABSENT, Found.DIFFERS, Found.MATCHES]
+
+
+def test_what_no_rule_skips_is_kept_for_no_reason() -> None:
+    decision = decision_of([verdict(1, ONLY_SR, ["SR"])])
+    assert (decision.keep, decision.by, decision.reason) == (True, None, None)
+
+
+def test_the_values_are_not_in_the_representation() -> None:
+    assert "Secret" not in repr(verdict(1, NOT_TESTS, ["Secret"]))
 
 
 @pytest.mark.parametrize(

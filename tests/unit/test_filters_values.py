@@ -69,7 +69,7 @@ def test_the_reason_names_the_rule_and_never_the_value(tmp_path: Path) -> None:
         write(tmp_path / "a.dcm", dataset),
     )
     assert not decision.keep
-    assert decision.reason == "(0010,0010) matches '^Sec'"
+    assert decision.reason == "rule 1: PatientName (0010,0010) matches its pattern"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_what_is_kept_goes_on_and_the_rule_is_named_without_the_value(
     run = bench.do(bench.run(3), filter_instances)
     assert run.step is Step.UPLOAD
     assert bench.outcomes(run) == {"pending": 2, "filtered": 1}
-    said = "2 of 3 instances kept; 1 by (0020,0013) matches '^1$'"
+    said = "2 of 3 instances kept; 1 by rule 1: InstanceNumber (0020,0013) matches '^1$'"
     assert ("filter.done", said) in bench.events(run)
 
 
