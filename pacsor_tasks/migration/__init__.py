@@ -1,5 +1,9 @@
-"""From a PACSOR installation to the gateway's own configuration."""
+"""From a PACSOR installation to the gateway's own configuration.
 
-from pacsor_tasks.env_file import EnvText, parse, quoted, read, render, write, write_private
+Env files themselves are read and written by `pacsor_tasks.env_file`.
+"""
 
-__all__ = ["EnvText", "parse", "quoted", "read", "render", "write", "write_private"]
+from pacsor_tasks.migration.config_file import read_config
+from pacsor_tasks.migration.filters import Filters, repaired
+
+__all__ = ["Filters", "read_config", "repaired"]

@@ -1,0 +1,83 @@
+"""The wizard's own files, `scripts/<client>.config`, by today's names of settings.
+
+Source: contract §2.2 (setup-only keys), §2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from pacsor_tasks.env_file import EnvText, parse
+from pacsor_tasks.environment import normalise
+from pacsor_tasks.migration.filters import repaired
+from pacsor_tasks.settings_types import comma_list
+
+#: What the wizard calls it → the setting. Names in other hands' scripts are here as well.
+SETUP_KEYS: dict[str, str] = {
+    "HL7_RECEIVING_APPLICATION": "RECEIVING_APPLICATION",
+    "HL7_RECEIVING_FACILITY": "RECEIVING_FACILITY",
+    "HL7_RIS_IP": "RIS_HOST_IP",
+    "HL7_RIS_PORT": "RIS_HOST_PORT",
+    "HL7_INCLUDE_TCR": "INCLUDE_TECHCARE_REPORT",
+    "HL7_TCR_OUT_FORMAT": "TECHCARE_REPORT_FORMAT",
+    "CLIENT": "CLIENT_NAME",
+    "URL": "API_URL",
+    "ENV_URL": "API_URL",
+    "SIGNED": "SIGNED_URL",
+    "INF_COMM": "INFERENCE_COMMANDS",
+    "CALLBACKS": "CALLBACK_URLS",
+    "SCP_PORT": "PORT",
+    "PACSOR_PORT": "PORT",
+    "SCP_AET": "MILVUE_AET",
+    "PROFILE": "CONFIG_PROFILE",
+    "DICOM_PROFILE": "CONFIG_PROFILE",
+    "VERSION": "DOCKER_IMAGE_TAG",
+}
+#: Of the wizard alone: what it does with its files.
+OF_THE_WIZARD = frozenset({"SYMLINK", "DEBUG", "PACSOR"})
+HL7_CALLBACK = "http://hl7:8000"
+_BOOLEAN = TypeAdapter(bool)
+
+
+def read_config(text: str) -> EnvText:
+    """Read a `.config`, intact or damaged.
+
+    HL7_ENABLE becomes the callback it stands for, once. DICOM_FILTERS that cannot be made good for
+    certain are left out, with a warning.
+
+    Returns:
+        Values by today's names in the file's order, empty ones left out; warnings without values.
+    """
+    found = parse(text)
+    raw = {SETUP_KEYS.get(name, name): value for name, value in found.values.items() if value}
+    lines = {SETUP_KEYS.get(name, name): line for name, line in found.lines.items()}
+    values, old_names = normalise({n: v for n, v in raw.items() if n not in OF_THE_WIZARD})
+    warnings = [*found.warnings, *old_names]
+    if "DICOM_FILTERS" in values:
+        filters = repaired(values.pop("DICOM_FILTERS").replace("$$", "$"))
+        if filters.problem:
+            warnings.append(f"DICOM_FILTERS: {filters.problem}")
+        if filters.text is not None:
+            values["DICOM_FILTERS"] = filters.text
+    is_hl7 = is_true(values, "HL7_ENABLE")
+    values.pop("HL7_ENABLE", None)
+    if is_hl7:
+        values["CALLBACK_URLS"] = with_hl7(values.get("CALLBACK_URLS", "http://storescu:8000"))
+    return replace(found, values=values, lines=lines, warnings=warnings)
+
+
+def is_true(values: Mapping[str, str], name: str) -> bool:
+    """A boolean as people write it; anything else is false."""
+    try:
+        return _BOOLEAN.validate_python(values.get(name, "false"))
+    except ValidationError:
+        return False
+
+
+def with_hl7(callback_urls: str) -> str:
+    """The callbacks with HL7's among them, once: PACSOR's wizard added one with each run."""
+    urls = dict.fromkeys(url.rstrip("/") for url in comma_list(callback_urls))
+    return ",".join([*(url for url in urls if url != HL7_CALLBACK), HL7_CALLBACK])
