@@ -77,6 +77,8 @@ def configure_logging(
     root.setLevel(LEVELS[level.lower()])
     for name in NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # Its warnings quote values. They come as warnings too, and there without them.
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     for name in CHATTY:
         quiet = logging.WARNING if root.level == logging.INFO else root.level
         logging.getLogger(name).setLevel(quiet)

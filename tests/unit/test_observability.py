@@ -69,6 +69,7 @@ def test_the_dicom_libraries_only_warn_even_at_debug(capsys: pytest.CaptureFixtu
     configure_logging("debug", "json")
     logging.getLogger("pynetdicom.acse").info("PatientName: DOE^JANE")
     logging.getLogger("pydicom").debug("0010,0010 DOE^JANE")
+    logging.getLogger("pydicom").warning("Invalid value for VR PN: 'DOE^JANE'")
     assert lines(capsys) == []
 
 
