@@ -15,6 +15,7 @@ from celery import current_task
 from celery.signals import beat_init, setup_logging, worker_init, worker_process_shutdown
 
 from pacsor_tasks import (
+    cores,
     guard,
     heartbeat,
     observability,
@@ -205,6 +206,7 @@ def _logging(**_: object) -> None:
 def _prepare(**_: object) -> None:
     settings = load()
     try:
+        cores.prove_packages(settings)  # imported here, once for all children
         migrate(settings.ledger_url)
     except ConfigError as exc:
         # Celery would log what a signal's receiver raises, and go on.

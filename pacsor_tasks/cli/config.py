@@ -12,6 +12,8 @@ import click
 
 from pacsor_tasks.admin.config_view import masked
 from pacsor_tasks.cli.common import load_settings, make_console
+from pacsor_tasks.core_plugins import is_secret
+from pacsor_tasks.cores import prove_packages
 from pacsor_tasks.environment import ALIASES, LEGACY, read_environment
 from pacsor_tasks.observability import MASK
 from pacsor_tasks.settings import Settings, at_init
@@ -26,7 +28,7 @@ def config(as_json: bool) -> None:
     settings = load_settings()
     shown = masked(settings)
     shown["numbered"] = {
-        name: MASK if name.startswith(("TOKEN_", "PROVIDER_TOKEN_")) else value
+        name: MASK if _is_secret(name) else value
         for name, value in sorted(settings.NUMBERED.items())
     }
     shown["sources"] = sources(settings, os.environ, DOTENV)
@@ -34,6 +36,13 @@ def config(as_json: bool) -> None:
         click.echo(json.dumps(shown, indent=2))
     else:
         _print(shown)
+    prove_packages(settings)
+
+
+def _is_secret(name: str) -> bool:
+    return name.startswith(("TOKEN_", "PROVIDER_TOKEN_")) or (
+        name.startswith("CORE_") and is_secret(name)
+    )
 
 
 def sources(settings: Settings, environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ import redis
 
 from pacsor_tasks.cli.gateway import PROBE_TIMEOUT_S, bind_problem, is_running, reachable
 from pacsor_tasks.cli.nodes import configured, describe, own_receiver
+from pacsor_tasks.core_plugins import BUILT_IN
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.disk import usage_of
@@ -209,12 +210,14 @@ def _api(core: CoreSettings, settings: Settings) -> Probe:
 
         with closing(client_of(core, settings, at_most_s=API_S)) as client:
             client.check()
-        return f"{core.api_url} answers and takes the token"
+        return f"{core.api_url or core.type} answers and takes the token"
 
     number = core.name.removeprefix("core")
     suffix = f"_{number}" if number else ""
     names = ("TCR_API_URL", "PROVIDER_TOKEN") if core.type == "tcr" else ("API_URL", "TOKEN")
     advice = f"see {names[0]}{suffix} ({core.api_url}) and {names[1]}{suffix}"
+    if core.type not in BUILT_IN:
+        advice = f"see CORE_TYPE{suffix}={core.type} and the settings of that type"
     return Probe(f"API {core.name}", run, advice)
 
 

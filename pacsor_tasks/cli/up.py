@@ -21,6 +21,7 @@ from pacsor_tasks.cli.gateway import (
 )
 from pacsor_tasks.cli.output import console_sink, json_sink
 from pacsor_tasks.cli.probes import filter_file
+from pacsor_tasks.cores import prove_packages
 from pacsor_tasks.embedded_redis import EmbeddedRedis
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.settings import Settings
@@ -35,7 +36,9 @@ def up() -> None:
     """
     settings = load_settings()
     configure_logging(settings.PACSOR_LOG_LEVEL, settings.LOG_FORMAT)
-    filter_file(settings)  # the receiver would say it too, between the lines of all the others
+    # The processes would say it too, between the lines of all the others.
+    filter_file(settings)
+    prove_packages(settings)
     with held_data_dir(settings.DATA_DIR.absolute()), embedded_redis(settings) as redis:
         require_free_ports(settings)
         asyncio.run(_supervise(settings, redis))
