@@ -23,6 +23,7 @@ ALIASES: dict[str, str] = {
     "REPORT_FORMAT": "TECHCARE_REPORT_FORMAT",
     "LOG_LEVEL": "PACSOR_LOG_LEVEL",
     "MEASURE_INFERENCE_COMMAND": "MEASURES_INFERENCE_COMMAND",
+    "MEASURE": "MEASURES_INFERENCE_COMMAND",
     "PROVIDERS": "WEBPS_PROVIDERS",
 }
 LEGACY: dict[str, str] = {
@@ -37,6 +38,7 @@ LEGACY: dict[str, str] = {
     "OBXUPPERCASE": "OBX_UPPERCASE",
     "INCLUDE_SMARTU_FINDINGS": "INCLUDE_DETECTIONS_FINDINGS",
     "INCLUDE_SMARTXPERT_FINDINGS": "INCLUDE_MEASURES_FINDINGS",
+    "INCLUDE_MEASURE_FINDINGS": "INCLUDE_MEASURES_FINDINGS",
     "DICOM_FILTER": "DICOM_FILTERS",
     "INTEGRATOR_URL_2": "API_URL_1",
     "TOKEN_2": "TOKEN_1",
@@ -55,7 +57,7 @@ IGNORED = frozenset(
         "DOCKER_IMAGE_TAG", "COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES",
         "POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_PORT",
         "GOMAXPROCS", "PROFILER", "GCP_LOGS", "WORKERS", "HL7_LOG_LEVEL", "CORE_HOST",
-        "PUBSUBOR_URL", "CALLBACK_URL", "CLIENT_NAME", "DEBUG", "ISLOCALOR",
+        "PUBSUBOR_URL", "CORE_URL", "CALLBACK_URL", "CLIENT_NAME", "DEBUG", "ISLOCALOR",
         "PACSOR_VERSION", "PACSOR_IMAGE", "PYTHON_IMAGE", "REDIS_IMAGE", "POSTGRES_IMAGE",
         "ENV_FILE", "ADMIN_BIND", "FLOWER_BIND",
     }
@@ -66,10 +68,30 @@ OF_ONE_CORE = (
     "DICOM_FILTERS", "NO_DUPLICATE_UPLOAD", "CORE_TYPE", "PROVIDER_TOKEN", "ORGANIZATION_ID",
     "TCR_API_URL", "CORE_CONCURRENCY", "UPLOAD_PARALLEL", "UPLOAD_RATE",
 )  # fmt: skip
-OF_ONE_PACS = ("PACS_IP", "PACS_PORT", "PACS_AET", "MILVUE_AET")
+OF_ONE_PACS = (
+    "PACS_IP", "PACS_PORT", "PACS_AET", "MILVUE_AET", "PACS_TLS", "PACS_TLS_CA", "PACS_TLS_CERT",
+    "PACS_TLS_KEY", "PACS_TLS_NAME", "PACS_TLS_VERIFY", "PACS_CONNECT_TIMEOUT", "PACS_TIMEOUT",
+    "PACS_ASSOCIATIONS", "PACS_RATE", "PACS_CORES", "PACS_COMMANDS", "PACS_SOP_CLASSES",
+)  # fmt: skip
+OF_ONE_STOW = (
+    "STOW_URL", "STOW_TOKEN", "STOW_USER", "STOW_PASSWORD", "STOW_TLS_CA", "STOW_TLS_CERT",
+    "STOW_TLS_KEY", "STOW_TLS_VERIFY", "STOW_CONNECT_TIMEOUT", "STOW_TIMEOUT", "STOW_BATCH",
+    "STOW_RATE", "STOW_CORES", "STOW_COMMANDS", "STOW_SOP_CLASSES",
+)  # fmt: skip
+OF_ONE_FOLDER = (
+    "FOLDER_PATH", "FOLDER_LAYOUT", "FOLDER_RATE", "FOLDER_CORES", "FOLDER_COMMANDS",
+    "FOLDER_SOP_CLASSES",
+)  # fmt: skip
+OF_ONE_WEBHOOK = (
+    "WEBHOOK_URL", "WEBHOOK_SECRET", "WEBHOOK_TOKEN", "WEBHOOK_TLS_CA", "WEBHOOK_TLS_CERT",
+    "WEBHOOK_TLS_KEY", "WEBHOOK_TLS_VERIFY", "WEBHOOK_TIMEOUT", "WEBHOOK_INCLUDE",
+    "WEBHOOK_AFTER_IMAGES", "WEBHOOK_RATE", "WEBHOOK_CORES", "WEBHOOK_COMMANDS",
+    "WEBHOOK_SOP_CLASSES",
+)  # fmt: skip
 OF_ONE_RIS = (
     "RIS_HOST_IP", "RIS_HOST_PORT", "RIS_TIMEOUT", "RIS_KEEP_ALIVE", "RIS_TLS", "RIS_TLS_CA",
-    "RIS_TLS_CERT", "RIS_TLS_KEY", "RIS_TLS_NAME", "SENDING_APPLICATION", "SENDING_FACILITY",
+    "RIS_TLS_CERT", "RIS_TLS_KEY", "RIS_TLS_NAME", "RIS_RATE", "RIS_CORES", "RIS_COMMANDS",
+    "SENDING_APPLICATION", "SENDING_FACILITY",
     "RECEIVING_APPLICATION", "RECEIVING_FACILITY", "HL7_LANGUAGE", "PROC_ID", "HL7_CONFORMANT",
     "HL7_SWAP_NAME_AFFIXES", "HL7_INCOMPLETE_IDENTITY", "HL7_AFTER_IMAGES", "DEF_PID_ISSUER",
     "POPULATE_PID", "POPULATE_PV1", "POPULATE_ORC", "POPULATE_ZDS", "SIUID_IN_OBX1",
@@ -77,7 +99,10 @@ OF_ONE_RIS = (
     "INCLUDE_MEASURES_FINDINGS", "MEASURES_INFERENCE_COMMAND", "HTTP_TIMEOUT",
     "INCLUDE_TECHCARE_REPORT", "TECHCARE_REPORT_FORMAT", "LOAD_TEMPLATE_AT_INIT",
 )  # fmt: skip
-NUMBERED = re.compile(rf"^({'|'.join((*OF_ONE_CORE, *OF_ONE_PACS, *OF_ONE_RIS))})_([1-9][0-9]*)$")
+OF_ONE = (
+    *OF_ONE_CORE, *OF_ONE_PACS, *OF_ONE_RIS, *OF_ONE_STOW, *OF_ONE_FOLDER, *OF_ONE_WEBHOOK,
+)  # fmt: skip
+NUMBERED = re.compile(rf"^({'|'.join(OF_ONE)})_([1-9][0-9]*)$")
 
 
 def read_environment(
@@ -149,9 +174,11 @@ def misspelt(
         (errors, warnings), one sentence each.
     """
     names = set(known) | set(ALIASES) | set(LEGACY) | REMOVED | IGNORED
-    in_file = _names_in(dotenv)
-    errors: list[str] = []
-    warnings: list[str] = []
+    file = _file(dotenv)
+    in_file = file.values
+    errors = [f"{dotenv}, line {number}: not NAME=value, or a quote without its end"
+              for number in file.unreadable]  # fmt: skip
+    warnings = [f"{dotenv}: {said}" for said in file.warnings if not said.startswith("line ")]
     for name in values:
         if name in names or NUMBERED.match(name):
             continue
@@ -168,10 +195,10 @@ def misspelt(
     return errors, warnings
 
 
-def _names_in(dotenv: Path | None) -> frozenset[str]:
+def _file(dotenv: Path | None) -> env_file.EnvText:
     if dotenv is None or not dotenv.is_file():
-        return frozenset()
-    return frozenset(env_file.read(dotenv).values)
+        return env_file.EnvText()
+    return env_file.read(dotenv)
 
 
 def _cleaned(values: Mapping[str, str]) -> dict[str, str]:

@@ -40,16 +40,14 @@ class FilterRule(BaseModel):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, value: str) -> str:
-        # `$$` is how Compose files write `$`; as a regex both mean the same end of string.
-        pattern = value.replace("$$", "$")
         try:
             with warnings.catch_warnings():
                 # [[:alpha:]] is a class in RE2 and something else, with a FutureWarning, in `re`.
                 warnings.simplefilter("error", FutureWarning)
-                re.compile(pattern)
+                re.compile(value)
         except (re.error, FutureWarning) as exc:
             raise ValueError(f"pattern {value!r} is not a regular expression: {exc}") from exc
-        return pattern
+        return value
 
     def skips(self, values: Sequence[str] | None) -> bool:
         """Whether this rule skips an instance whose element has these values.

@@ -181,11 +181,23 @@ def test_a_misspelt_name_in_the_environment_is_a_warning():
     assert warnings == ["STUDY_QUIET_SECOND: no such setting; did you mean STUDY_QUIET_SECONDS?"]
 
 
-def test_a_dollar_doubled_for_compose_is_one_dollar_in_a_pattern():
-    found = settings(
-        DICOM_FILTERS='[{"tag":{"group":"0008","element":"0060"},"pattern":"^SR$$","should_match":true}]'
-    )
-    assert found.DICOM_FILTERS[0].pattern == "^SR$"
+@pytest.mark.parametrize(
+    ("line", "in_file", "in_environment"),
+    [
+        ("DICOM_FILTERS={}", "^SR$", "^SR$$"),
+        ("DICOM_FILTERS='{}'", "^SR$$", "^SR$$"),
+    ],
+    ids=["bare", "in single quotes"],
+)
+def test_a_dollar_doubled_for_compose_is_one_where_compose_reads_it_so(
+    tmp_path: Path, line: str, in_file: str, in_environment: str
+):
+    rule = '[{"tag":{"group":"0008","element":"0060"},"pattern":"^SR$$","should_match":true}]'
+    file = tmp_path / ".env"
+    file.write_text(line.format(rule))
+    assert load(REQUIRED, file).DICOM_FILTERS[0].pattern == in_file
+    # Compose has read the file already when a container's environment has the value.
+    assert settings(DICOM_FILTERS=rule).DICOM_FILTERS[0].pattern == in_environment
 
 
 def test_without_a_broker_url_the_embedded_one_of_the_data_directory_counts(tmp_path: Path):
