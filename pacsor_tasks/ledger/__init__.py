@@ -12,7 +12,7 @@ from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
 from pacsor_tasks.ledger.peers import Peers
 from pacsor_tasks.ledger.reports import Reports
 from pacsor_tasks.ledger.retention import Retention
-from pacsor_tasks.ledger.runs import Runs
+from pacsor_tasks.ledger.runs import Decided, Runs
 from pacsor_tasks.ledger.store import Clock
 from pacsor_tasks.ledger.studies import Studies, iso
 from pacsor_tasks.ledger.verbs import Verbs
@@ -20,6 +20,7 @@ from pacsor_tasks.ledger.verbs import Verbs
 __all__ = [
     "Answer",
     "Bounds",
+    "Decided",
     "Ledger",
     "NewInstance",
     "NewResult",

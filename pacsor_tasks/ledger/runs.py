@@ -46,6 +46,18 @@ class Due(NamedTuple):
     enqueued_at: float
 
 
+class Decided(NamedTuple):
+    """What becomes of one instance of a run."""
+
+    instance_id: int
+    outcome: InstanceOutcome
+    reason: str | None
+    #: the rule that filtered it, by its place in DICOM_FILTERS from 1
+    rule: int | None = None
+    #: what the rule looked at, as (GGGG,EEEE)
+    tag: str | None = None
+
+
 class Runs(Store):
     """Everything the pipeline asks and writes about runs."""
 
@@ -280,12 +292,21 @@ class Runs(Store):
             return [Instance(**row) for row in rows]
 
     def set_outcomes(
-        self, run_id: str, decided: Sequence[tuple[int, InstanceOutcome, str | None]]
+        self, run_id: str, decided: Sequence[Decided | tuple[int, InstanceOutcome, str | None]]
     ) -> None:
-        """Record (instance id, outcome, reason) of many instances in one transaction."""
+        """Record what becomes of many instances in one transaction.
+
+        Args:
+            run_id: Of the run.
+            decided: By instance; a plain tuple has the first values.
+        """
         if not decided:
             return
-        rows = [{"run": run_id, "of": of, "to": to, "why": why} for of, to, why in decided]
+        rows = [
+            {"run": run_id, "of": d.instance_id, "to": d.outcome, "why": d.reason,
+             "by_rule": d.rule, "at_tag": d.tag}
+            for d in (Decided(*given) for given in decided)
+        ]  # fmt: skip
         with self.write(lasting=False) as c:
             c.execute(prepared.SET_OUTCOME, rows)
 

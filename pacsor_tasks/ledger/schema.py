@@ -105,6 +105,12 @@ run = Table(
     Column("error", Text),
     #: put off because its core is paused or away
     Column("held", Boolean, nullable=False, server_default=false()),
+    #: the step that a relaunch began at; null: it was not relaunched
+    Column("from_step", String(16)),
+    #: the one destination that a relaunch was for; null: all
+    Column("only_destination", String(64)),
+    #: who asks for a relaunch twice by the same key gets one
+    Column("request_key", String(64)),
     Index("ix_run_due_at", "due_at", "lease_until"),
     Index("ix_run_core_due_at", "core", "due_at"),
     Index("ix_run_core_lease", "core", "lease_until"),
@@ -121,8 +127,12 @@ run_instance = Table(
     Column("run_id", String(36), ForeignKey("run.id"), primary_key=True),
     Column("instance_id", Serial, ForeignKey("instance.id"), primary_key=True),
     Column("outcome", String(16), nullable=False),
-    #: the rule that filtered it, or why it was not uploaded
+    #: the rule that filtered it, or why it was not uploaded; never a value of the instance
     Column("reason", Text),
+    #: the rule's place in DICOM_FILTERS, from 1
+    Column("rule", Integer),
+    #: what it looked at, as (GGGG,EEEE)
+    Column("tag", String(11)),
     Index("ix_run_instance_instance_id", "instance_id"),
 )
 

@@ -102,14 +102,19 @@ INSTANCES = (
     )
     .order_by(t.instance.c.id)
 )
-#: Parameters: of (the instance), to, why.
+#: Parameters: of (the instance), to, why, by_rule, at_tag.
 SET_OUTCOME = (
     update(t.run_instance)
     .where(
         t.run_instance.c.run_id == bindparam("run"),
         t.run_instance.c.instance_id == bindparam("of"),
     )
-    .values(outcome=bindparam("to"), reason=bindparam("why"))
+    .values(
+        outcome=bindparam("to"),
+        reason=bindparam("why"),
+        rule=bindparam("by_rule"),
+        tag=bindparam("at_tag"),
+    )
 )
 
 #: Until the transaction ends; run rows before those of deliveries, as everybody who locks both.

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pacsor_tasks.dicom.filters import decide
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.errors import Permanent
+from pacsor_tasks.ledger import Decided
 from pacsor_tasks.models import Instance, InstanceOutcome, Run, RunState
 from pacsor_tasks.outcomes import Advance, End
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.steps.common import core_of
 from pacsor_tasks.words import counted
-
-Decided = tuple[int, InstanceOutcome, str | None]
 
 
 def filter_instances(run: Run, ports: Ports) -> Advance | End:
@@ -37,18 +36,19 @@ def filter_instances(run: Run, ports: Ports) -> Advance | End:
 
 def _decide(instance: Instance, ports: Ports, rules: Sequence[FilterRule]) -> Decided | None:
     if instance.error is not None:
-        return (instance.id, InstanceOutcome.UNREADABLE, instance.error)
+        return Decided(instance.id, InstanceOutcome.UNREADABLE, instance.error)
     if not rules:
         return None
     try:
         decision = decide(rules, ports.file(instance.path))
     except Permanent as exc:
-        return (instance.id, InstanceOutcome.UNREADABLE, str(exc))
-    if decision.keep:
+        return Decided(instance.id, InstanceOutcome.UNREADABLE, str(exc))
+    if decision.by is None:
         return None
-    return (instance.id, InstanceOutcome.FILTERED, decision.reason)
+    by = decision.by
+    return Decided(instance.id, InstanceOutcome.FILTERED, by.reason, by.number, by.tag)
 
 
 def _why(decided: list[Decided]) -> str:
-    reasons = Counter(reason for _, _, reason in decided if reason)
+    reasons = Counter(d.reason for d in decided if d.reason)
     return "".join(f"; {n} by {reason}" for reason, n in reasons.most_common(5))
