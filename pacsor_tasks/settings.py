@@ -293,7 +293,7 @@ def load_with_warnings(
         errors.append(lines(exc))
     if errors:
         raise ConfigError("\n".join(errors))
-    return settings, warnings + near
+    return settings, [*warnings, *near, *peers.unused(settings)]
 
 
 def at_init(values: Mapping[str, str]) -> dict[str, Any]:

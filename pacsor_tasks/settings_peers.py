@@ -131,7 +131,12 @@ def _milvue(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[st
     return {
         "api_url": own("API_URL", inherited=False) if suffix else settings.API_URL,
         "token": own("TOKEN", inherited=False) if suffix else settings.TOKEN,
-        "inference_commands": own("INFERENCE_COMMANDS"),
+        # As PACSOR's second core: what it is asked for is the default, not what the first one is.
+        "inference_commands": settings.NUMBERED.get(
+            f"INFERENCE_COMMANDS{suffix}", type(settings).model_fields["INFERENCE_COMMANDS"].default
+        )
+        if suffix
+        else settings.INFERENCE_COMMANDS,
         "destinations": _destinations(settings, suffix),
     }
 
@@ -178,7 +183,12 @@ _OF_TYPE: dict[str, Callable[[Settings, str, Callable[..., Any]], dict[str, Any]
 
 
 def fill_in(given: dict[str, Any]) -> None:
-    """Give the first core's API_URL and TOKEN a value where its type does not need them."""
+    """Give the first core's API_URL and TOKEN a value where its type does not need them.
+
+    A `.env` of PACSOR's tcr-core says its type by what it has.
+    """
+    if given.get("PROVIDER_TOKEN") and not given.get("API_URL"):
+        given.setdefault("CORE_TYPE", "tcr")
     kind = str(given.get("CORE_TYPE", "milvue")).lower()
     if kind == "tcr":
         for name, instead in {"API_URL": "TCR_API_URL", "TOKEN": "PROVIDER_TOKEN"}.items():
@@ -187,6 +197,17 @@ def fill_in(given: dict[str, Any]) -> None:
     elif kind not in core_plugins.BUILT_IN:
         given.setdefault("API_URL", "")
         given.setdefault("TOKEN", "")
+
+
+def unused(settings: Settings) -> list[str]:
+    """Warnings: numbered addresses of AI services that no core of ADDITIONAL_CORES has."""
+    urls = (name for name in sorted(settings.NUMBERED) if name.startswith("API_URL_"))
+    cores = ((url, f"core{url.removeprefix('API_URL_')}") for url in urls)
+    return [
+        f"{url}: not used; a core reads it with ADDITIONAL_CORES={core}"
+        for url, core in cores
+        if core not in settings.ADDITIONAL_CORES
+    ]
 
 
 def _fair_share(settings: Settings) -> int:
