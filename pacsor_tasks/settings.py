@@ -16,25 +16,30 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pacsor_tasks import core_plugins
 from pacsor_tasks import settings_peers as peers
+from pacsor_tasks import settings_records as records
 from pacsor_tasks.conf_files import conf_file, read_json_object
 from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environment
 from pacsor_tasks.errors import ConfigError, NotFound
 from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_destinations import DestinationSettings
 from pacsor_tasks.settings_hl7 import Hl7Settings, loadable
 from pacsor_tasks.settings_receiver import ReceptionSettings
+from pacsor_tasks.settings_routing import doubts, kind_in_use
 from pacsor_tasks.settings_techcare import TechCareSettings
 from pacsor_tasks.settings_types import (
-    AeTitle,
     CommaList,
     Commands,
     CoreSettings,
     Count,
     FilterRules,
+    FolderDestination,
     Port,
     RisSettings,
     Seconds,
     StorescuSettings,
+    StowDestination,
     UrlIfAny,
+    WebhookDestination,
     is_loopback,
     kind_of,
     lines,
@@ -43,7 +48,7 @@ from pacsor_tasks.settings_types import (
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
 
-class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
+class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSettings):
     """The whole configuration of a gateway, frozen."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=True)
@@ -68,10 +73,13 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     )
     CALLBACK_URLS: CommaList = Field(
         ("http://storescu:8000",),
-        description="Destinations in PACSOR's form: the host is the destination's name",
+        description="Destinations in PACSOR's form: the host is the destination's name; a URL with"
+        " another host gets plain HTTP callbacks",
     )
     DESTINATIONS: CommaList = Field(
-        (), description="Destinations by name (storescu, storescu-2, hl7); wins over CALLBACK_URLS"
+        (),
+        description="Destinations by name (storescu, storescu-2, hl7, stow, folder, webhook; "
+        "docs/destinations.md); wins over CALLBACK_URLS",
     )
     ADDITIONAL_CORES: CommaList = Field(
         (), description="Further cores by name (core1): each reads API_URL_1, TOKEN_1, …"
@@ -113,23 +121,6 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     )
 
     # --- destinations
-    PACS_IP: str | None = Field(
-        None, description="PACS of `storescu`; PACS_IP_2 is the one of `storescu-2`, …"
-    )
-    PACS_PORT: Port | None = Field(None, description="Its DICOM port")
-    PACS_AET: AeTitle | None = Field(None, description="Its AE title")
-    MILVUE_AET: AeTitle = Field("MILVUE", description="Calling AE title towards the PACS")
-    PACS_CONNECT_TIMEOUT: Seconds = Field(
-        10, gt=0, description="Seconds to connect and associate with a PACS"
-    )
-    PACS_TIMEOUT: Seconds = Field(
-        60, gt=0, description="Seconds to wait for a PACS's answer to one instance"
-    )
-    PACS_ASSOCIATIONS: Count = Field(
-        4,
-        description="Associations of one delivery to a PACS that answers later than 20 ms; a faster"
-        " one gets one",
-    )
     DESTINATION_ASSOCIATIONS: Count = Field(
         2, description="Deliveries to one destination at once, over all workers and hosts"
     )
@@ -190,7 +181,7 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
 
     @model_validator(mode="after")
     def _whole(self) -> Settings:
-        _ = self.cores, self.storescu, self.ris
+        _ = self.cores, self.storescu, self.ris, self.stow, self.folders, self.webhooks
         peers.require_reports(self)
         if self.ADMIN_TOKEN is None and not is_loopback(self.ADMIN_HOST):
             raise ValueError(
@@ -217,14 +208,30 @@ class Settings(TechCareSettings, Hl7Settings, ReceptionSettings):
     @property
     def storescu(self) -> dict[str, StorescuSettings]:
         """The PACS destinations in use, by name."""
-        names = peers.used_destinations(self)
-        return {n: peers.storescu(self, n) for n in names if kind_of(n) is DestinationKind.STORESCU}
+        return {n: records.storescu(self, n) for n in self._used(DestinationKind.STORESCU)}
+
+    @property
+    def stow(self) -> dict[str, StowDestination]:
+        """The DICOMweb destinations in use, by name."""
+        return {n: records.stow(self, n) for n in self._used(DestinationKind.STOW)}
+
+    @property
+    def folders(self) -> dict[str, FolderDestination]:
+        """The directories in use, by name."""
+        return {n: records.folder(self, n) for n in self._used(DestinationKind.FOLDER)}
 
     @property
     def ris(self) -> dict[str, RisSettings]:
         """The HL7 destinations in use, by name; none when ENABLE_HL7 is false."""
-        names = peers.used_destinations(self)
-        return {n: peers.ris(self, n) for n in names if kind_of(n) is DestinationKind.HL7}
+        return {n: peers.ris(self, n) for n in self._used(DestinationKind.HL7)}
+
+    @property
+    def webhooks(self) -> dict[str, WebhookDestination]:
+        """The webhooks in use by name, and the plain callbacks of CALLBACK_URLS."""
+        return {n: records.webhook(self, n) for n in self._used(DestinationKind.WEBHOOK)}
+
+    def _used(self, kind: DestinationKind) -> list[str]:
+        return [name for name in peers.used_destinations(self) if kind_in_use(name) is kind]
 
     @property
     def ledger_url(self) -> str:
@@ -293,7 +300,7 @@ def load_with_warnings(
         errors.append(lines(exc))
     if errors:
         raise ConfigError("\n".join(errors))
-    return settings, [*warnings, *near, *peers.unused(settings)]
+    return settings, [*warnings, *near, *peers.unused(settings), *doubts(settings)]
 
 
 def at_init(values: Mapping[str, str]) -> dict[str, Any]:

@@ -15,13 +15,37 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pacsor_tasks.environment import ALIASES, LEGACY
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.settings_types import Lower, Port, Seconds, Upper, Url, lines
+from pacsor_tasks.settings_types import (
+    CommaList,
+    Commands,
+    Lower,
+    Port,
+    Seconds,
+    Upper,
+    Url,
+    lines,
+)
 
 STEM = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Stem = Annotated[str, Field(pattern=STEM)]
 
 
-class Hl7Settings(BaseModel):
+class RoutingSettings(BaseModel):
+    """Which results the HL7 destinations are told of, and how fast."""
+
+    RIS_RATE: Annotated[float, Field(ge=0)] = Field(
+        0, description="Per second, over all workers: messages to the RIS; 0: no limit"
+    )
+    RIS_CORES: CommaList = Field(
+        (), description="Only results of these cores (core, core1, …); none: of all"
+    )
+    RIS_COMMANDS: Commands = Field(
+        (),
+        description="Only runs with results of one of these inference commands; none: all",
+    )
+
+
+class Hl7Settings(RoutingSettings):
     """Everything of the HL7 destinations."""
 
     ENABLE_HL7: bool = Field(True, description="Master switch of the HL7 destinations")
@@ -128,9 +152,11 @@ class Hl7Values(Hl7Settings):
 #: For all destinations at once.
 SHARED = frozenset({"ENABLE_HL7", "HL7_CONF_DIR", "LOAD_CONFIG_AT_INIT", "TCR_API_URL"})
 PER_DESTINATION = tuple(name for name in Hl7Settings.model_fields if name not in SHARED)
+#: What a further destination does not take from the first.
+OWN = {"RIS_HOST_IP": None, "RIS_HOST_PORT": None, "RIS_CORES": (), "RIS_COMMANDS": ()}
 #: What a configuration file may not change: where messages go, and what is read at start.
 FIXED = frozenset(
-    {*SHARED, "LOAD_TEMPLATE_AT_INIT", "RIS_HOST_IP", "RIS_HOST_PORT"}
+    {*SHARED, *OWN, "LOAD_TEMPLATE_AT_INIT", "RIS_RATE"}
     | {name for name in PER_DESTINATION if name.startswith("RIS_TLS")}
 ) - {"ENABLE_HL7"}  # fmt: skip
 #: PACSOR's keys without meaning here: the log level is the gateway's.
@@ -201,8 +227,8 @@ def destination_values(
         for source in (numbered, loaded):
             own = {name: source[name + suffix] for name in values if name + suffix in source}
             values |= {name: value for name, value in own.items() if name not in SHARED}
-        for name in ("RIS_HOST_IP", "RIS_HOST_PORT"):
-            values[name] = numbered.get(name + suffix)
+        for name, default in OWN.items():
+            values[name] = numbered.get(name + suffix, default)
     try:
         return Hl7Values(**values)
     except ValidationError as exc:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from pacsor_tasks import core_plugins
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_hl7 import Hl7Settings, Hl7Values, destination_values
+from pacsor_tasks.settings_routing import destinations, number_suffix
 from pacsor_tasks.settings_types import (
     CoreSettings,
     RisSettings,
-    StorescuSettings,
     TlsSettings,
-    comma_list,
     kind_of,
     lines,
 )
@@ -137,7 +135,7 @@ def _milvue(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[st
         )
         if suffix
         else settings.INFERENCE_COMMANDS,
-        "destinations": _destinations(settings, suffix),
+        "destinations": destinations(settings, suffix),
     }
 
 
@@ -148,7 +146,7 @@ def _tcr(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, 
             raise ValueError(f"{setting}{suffix}: required by CORE_TYPE{suffix}=tcr")
     if not settings.ENABLE_HL7:
         raise ValueError(f"CORE_TYPE{suffix}: tcr has only HL7 to deliver to, and ENABLE_HL7=false")
-    named = _destinations(settings, suffix)
+    named = destinations(settings, suffix)
     return {
         "api_url": own("TCR_API_URL"),
         "token": own("PROVIDER_TOKEN"),
@@ -168,7 +166,7 @@ def _plugged(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[s
         "api_url": numbered.get("API_URL" + suffix, "") if suffix else settings.API_URL,
         "token": numbered.get("TOKEN" + suffix, "") if suffix else settings.TOKEN,
         "inference_commands": numbered.get("INFERENCE_COMMANDS" + suffix, commands),
-        "destinations": _destinations(settings, suffix),
+        "destinations": destinations(settings, suffix),
         "options": {
             name: SecretStr(value) if core_plugins.is_secret(name) else value
             for name, value in options.items()
@@ -216,55 +214,6 @@ def _fair_share(settings: Settings) -> int:
     return max(1, (settings.WORKER_CONCURRENCY - 1) // n_others) if n_others else 0
 
 
-def _destinations(settings: Settings, suffix: str) -> tuple[str, ...]:
-    plain = (
-        comma_list(settings.NUMBERED.get(f"DESTINATIONS{suffix}", ""))
-        if suffix
-        else settings.DESTINATIONS
-    )
-    urls = (
-        comma_list(settings.NUMBERED.get(f"CALLBACK_URLS{suffix}", ""))
-        if suffix
-        else settings.CALLBACK_URLS
-    )
-    if suffix and not plain and not urls:
-        plain, urls = settings.DESTINATIONS, settings.CALLBACK_URLS
-    source = f"DESTINATIONS{suffix}" if plain else f"CALLBACK_URLS{suffix}"
-    names = tuple(plain) or tuple(_host(url, source) for url in urls)
-    for name in names:
-        if kind_of(name) is None:
-            raise ValueError(
-                f"{source}: unknown destination {name!r}; known are storescu, storescu-2, …"
-                ", hl7, hl7-2, …"
-            )
-    return tuple(
-        n
-        for n in dict.fromkeys(names)
-        if settings.ENABLE_HL7 or kind_of(n) is not DestinationKind.HL7
-    )
-
-
-def storescu(settings: Settings, name: str) -> StorescuSettings:
-    """One PACS destination; ValueError naming the setting that is missing or wrong."""
-    suffix = _number_suffix(name)
-    calling = (
-        settings.NUMBERED.get(f"MILVUE_AET{suffix}", settings.MILVUE_AET)
-        if suffix
-        else settings.MILVUE_AET
-    )
-    host, port, aet = (
-        _required(settings, k, suffix, name) for k in ("PACS_IP", "PACS_PORT", "PACS_AET")
-    )
-    try:
-        return StorescuSettings(
-            name=name, host=host, port=port, called_aet=aet, calling_aet=calling
-        )
-    except ValidationError as exc:
-        raise ValueError(
-            f"{name} (PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}): {lines(exc)}"
-        ) from exc
-
-
 def hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> Hl7Values:
     """What counts for one HL7 destination; ValueError naming the setting that is wrong.
 
@@ -274,7 +223,7 @@ def hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None =
         loaded: What was loaded at run time, from `loadable`.
     """
     plain = {setting: getattr(settings, setting) for setting in Hl7Settings.model_fields}
-    values = destination_values(plain, settings.NUMBERED, loaded or {}, _number_suffix(name))
+    values = destination_values(plain, settings.NUMBERED, loaded or {}, number_suffix(name))
     for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
         if not getattr(values, setting):
             raise ValueError(f"{setting}: required by destination {name}")
@@ -283,7 +232,7 @@ def hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None =
 
 def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> RisSettings:
     """One RIS destination; ValueError naming the setting that is missing or wrong."""
-    suffix = _number_suffix(name)
+    suffix = number_suffix(name)
     values = hl7_values(settings, name, loaded)
     host, port = (_required(settings, k, suffix, name) for k in ("RIS_HOST_IP", "RIS_HOST_PORT"))
     tls = TlsSettings(
@@ -299,6 +248,7 @@ def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) 
             port=port,
             timeout_s=values.RIS_TIMEOUT,
             keep_alive_s=values.RIS_KEEP_ALIVE,
+            rate=values.RIS_RATE,
             tls=tls if values.RIS_TLS else None,
         )
     except ValidationError as exc:
@@ -312,15 +262,3 @@ def _required(settings: Settings, setting: str, suffix: str, destination: str) -
     if value is None:
         raise ValueError(f"{setting}{suffix}: required by destination {destination}")
     return value
-
-
-def _number_suffix(name: str) -> str:
-    _, _, number = name.partition("-")
-    return f"_{number}" if number else ""
-
-
-def _host(url: str, source: str) -> str:
-    host = urlsplit(url).hostname
-    if host is None:
-        raise ValueError(f"{source}: {url!r} is not a URL like http://storescu:8000")
-    return host

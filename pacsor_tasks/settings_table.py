@@ -21,9 +21,10 @@ means not set. Lists are comma-separated; durations are seconds, or `90s`, `30m`
 Booleans are written as people write them (`true`, `1`, `yes`, `off`, …). `$$` in a pattern of
 `DICOM_FILTERS` is read as `$`, as Compose files need it.
 
-A second PACS is `storescu-2` with `PACS_IP_2`, `PACS_PORT_2`, `PACS_AET_2` (and `MILVUE_AET_2`); a
-second RIS `hl7-2` with `RIS_HOST_IP_2`, `RIS_HOST_PORT_2`, and any other of its settings with `_2`
-(docs/hl7.md); what it leaves out is as for `hl7`. A second core is named in
+A second PACS is `storescu-2` with `PACS_IP_2`, `PACS_PORT_2`, `PACS_AET_2`, and any other of its
+settings with `_2`; likewise a second RIS `hl7-2` with `RIS_HOST_IP_2`, … (docs/hl7.md), `stow-2`,
+`folder-2`, `webhook-2`. What it leaves out is as for the first; but its address, credentials and
+conditions (`…_CORES`, `…_COMMANDS`, `…_SOP_CLASSES`) are its own (docs/destinations.md). A second core is named in
 `ADDITIONAL_CORES=core1` and reads `API_URL_1` and `TOKEN_1`, and may have `INFERENCE_COMMANDS_1`,
 `CALLBACK_URLS_1` (or `DESTINATIONS_1`), `SIGNED_URL_1`, `DICOM_FILTERS_1`, `NO_DUPLICATE_UPLOAD_1`,
 `UPLOAD_RATE_1`, `UPLOAD_PARALLEL_1`, `CORE_CONCURRENCY_1`, or `CORE_TYPE_1=tcr` with

@@ -24,7 +24,12 @@ from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.disk import Watermark
 from pacsor_tasks.models import DestinationKind
 
-SECRETS = frozenset({"TOKEN", "PROVIDER_TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token"})
+SECRETS = frozenset(
+    {
+        "TOKEN", "PROVIDER_TOKEN", "ADMIN_TOKEN", "FLOWER_BASIC_AUTH", "token", "STOW_TOKEN",
+        "STOW_PASSWORD", "WEBHOOK_TOKEN", "WEBHOOK_SECRET",
+    }
+)  # fmt: skip
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
 COMMAND = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
@@ -129,6 +134,20 @@ class CoreSettings(BaseModel):
     upload_rate: float = Field(ge=0)
 
 
+class TlsSettings(BaseModel):
+    """TLS towards a peer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: PEM files; None: the system's CAs, no certificate of ours
+    ca: Path | None
+    cert: Path | None
+    key: Path | None
+    #: name in the peer's certificate; None: the host's
+    name: str | None = None
+    verify: bool = True
+
+
 class StorescuSettings(BaseModel):
     """One PACS that receives results by C-STORE."""
 
@@ -139,19 +158,59 @@ class StorescuSettings(BaseModel):
     port: Port
     called_aet: AeTitle
     calling_aet: AeTitle
+    connect_timeout_s: float
+    timeout_s: float
+    associations: int
+    #: instances per second; 0: no limit
+    rate: float
+    #: None: no TLS
+    tls: TlsSettings | None
 
 
-class TlsSettings(BaseModel):
-    """MLLP over TLS."""
+class StowDestination(BaseModel):
+    """One DICOMweb server that receives results by STOW-RS."""
 
     model_config = ConfigDict(frozen=True)
 
-    #: PEM files; None: the system's CAs, no certificate of ours
-    ca: Path | None
-    cert: Path | None
-    key: Path | None
-    #: name in the peer's certificate; None: the host's
-    name: str | None
+    name: str
+    url: str
+    token: SecretStr | None
+    user: str | None
+    password: SecretStr | None
+    connect_timeout_s: float
+    timeout_s: float
+    #: instances of one request
+    batch: int
+    rate: float
+    tls: TlsSettings
+
+
+class FolderDestination(BaseModel):
+    """One directory that receives results as files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: Path
+    layout: str
+    rate: float
+
+
+class WebhookDestination(BaseModel):
+    """One URL that gets an event when results are there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    url: str
+    secret: SecretStr | None
+    token: SecretStr | None
+    timeout_s: float
+    #: of the patient's data
+    include: tuple[str, ...]
+    after_images: bool
+    rate: float
+    tls: TlsSettings
 
 
 class RisSettings(BaseModel):
@@ -164,6 +223,8 @@ class RisSettings(BaseModel):
     port: Port
     timeout_s: float
     keep_alive_s: float
+    #: messages per second; 0: no limit
+    rate: float = 0
     #: None: no TLS
     tls: TlsSettings | None
 
@@ -190,7 +251,7 @@ def node(text: str, setting: str) -> Node:
 
 def kind_of(destination: str) -> DestinationKind | None:
     """What a destination's name (`storescu`, `storescu-2`, `hl7`, …) says it speaks, or None."""
-    match = re.fullmatch(r"(storescu|hl7)(-([2-9]|[1-9][0-9]+))?", destination)
+    match = re.fullmatch(rf"({'|'.join(DestinationKind)})(-([2-9]|[1-9][0-9]+))?", destination)
     return DestinationKind(match[1]) if match else None
 
 

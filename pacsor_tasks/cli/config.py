@@ -17,6 +17,7 @@ from pacsor_tasks.cores import prove_packages
 from pacsor_tasks.environment import ALIASES, LEGACY, read_environment
 from pacsor_tasks.observability import MASK
 from pacsor_tasks.settings import Settings, at_init
+from pacsor_tasks.settings_types import SECRETS
 
 DOTENV = Path(".env")
 
@@ -40,7 +41,7 @@ def config(as_json: bool) -> None:
 
 
 def _is_secret(name: str) -> bool:
-    return name.startswith(("TOKEN_", "PROVIDER_TOKEN_")) or (
+    return name.rpartition("_")[0] in SECRETS or (
         name.startswith("CORE_") and is_secret(name)
     )
 

@@ -1,0 +1,116 @@
+"""The destinations in use as records, made from the settings of their kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pacsor_tasks.settings_destinations import (
+    FolderSettings,
+    PacsSettings,
+    StowSettings,
+    WebhookSettings,
+    values_of,
+)
+from pacsor_tasks.settings_routing import callbacks, number_suffix
+from pacsor_tasks.settings_types import (
+    FolderDestination,
+    StorescuSettings,
+    StowDestination,
+    TlsSettings,
+    WebhookDestination,
+    lines,
+)
+
+if TYPE_CHECKING:
+    from pacsor_tasks.settings import Settings
+
+
+def storescu(settings: Settings, name: str) -> StorescuSettings:
+    """One PACS destination; ValueError naming the setting that is missing or wrong."""
+    suffix = number_suffix(name)
+    values = values_of(PacsSettings, settings, settings.NUMBERED, suffix)
+    tls = _tls(values, "PACS", values.PACS_TLS_NAME) if values.PACS_TLS else None
+    try:
+        return StorescuSettings(
+            name=name,
+            host=_required(values, "PACS_IP", name),
+            port=_required(values, "PACS_PORT", name),
+            called_aet=_required(values, "PACS_AET", name),
+            calling_aet=values.MILVUE_AET,
+            connect_timeout_s=values.PACS_CONNECT_TIMEOUT,
+            timeout_s=values.PACS_TIMEOUT,
+            associations=values.PACS_ASSOCIATIONS,
+            rate=values.PACS_RATE,
+            tls=tls,
+        )
+    except ValidationError as exc:
+        raise ValueError(
+            f"{name} (PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}): {lines(exc)}"
+        ) from exc
+
+
+def stow(settings: Settings, name: str) -> StowDestination:
+    """One DICOMweb destination; ValueError naming the setting that is missing or wrong."""
+    values = values_of(StowSettings, settings, settings.NUMBERED, number_suffix(name))
+    return StowDestination(
+        name=name,
+        url=_required(values, "STOW_URL", name),
+        token=values.STOW_TOKEN,
+        user=values.STOW_USER,
+        password=values.STOW_PASSWORD,
+        connect_timeout_s=values.STOW_CONNECT_TIMEOUT,
+        timeout_s=values.STOW_TIMEOUT,
+        batch=values.STOW_BATCH,
+        rate=values.STOW_RATE,
+        tls=_tls(values, "STOW"),
+    )
+
+
+def folder(settings: Settings, name: str) -> FolderDestination:
+    """One directory; ValueError naming the setting that is missing or wrong."""
+    values = values_of(FolderSettings, settings, settings.NUMBERED, number_suffix(name))
+    path: Path = _required(values, "FOLDER_PATH", name)
+    return FolderDestination(
+        name=name, path=path, layout=values.FOLDER_LAYOUT, rate=values.FOLDER_RATE
+    )
+
+
+def webhook(settings: Settings, name: str) -> WebhookDestination:
+    """One webhook or plain callback; ValueError naming the setting that is missing or wrong."""
+    url = callbacks(settings).get(name)
+    if url is not None:
+        # Nothing that is the webhook's own: neither its keys nor patient data.
+        return WebhookDestination(
+            name=name, url=url, secret=None, token=None, timeout_s=settings.WEBHOOK_TIMEOUT,
+            include=(), after_images=False, rate=0, tls=TlsSettings(ca=None, cert=None, key=None),
+        )  # fmt: skip
+    values = values_of(WebhookSettings, settings, settings.NUMBERED, number_suffix(name))
+    return WebhookDestination(
+        name=name,
+        url=_required(values, "WEBHOOK_URL", name),
+        secret=values.WEBHOOK_SECRET,
+        token=values.WEBHOOK_TOKEN,
+        timeout_s=values.WEBHOOK_TIMEOUT,
+        include=values.WEBHOOK_INCLUDE,
+        after_images=values.WEBHOOK_AFTER_IMAGES,
+        rate=values.WEBHOOK_RATE,
+        tls=_tls(values, "WEBHOOK"),
+    )
+
+
+def _tls(values: Any, prefix: str, name: str | None = None) -> TlsSettings:
+    ca, cert, key, verify = (
+        getattr(values, f"{prefix}_TLS_{what}") for what in ("CA", "CERT", "KEY", "VERIFY")
+    )
+    return TlsSettings(ca=ca, cert=cert, key=key, name=name, verify=verify)
+
+
+def _required(values: Any, setting: str, destination: str) -> Any:
+    value = getattr(values, setting)
+    if value is None:
+        suffix = number_suffix(destination)
+        raise ValueError(f"{setting}{suffix}: required by destination {destination}")
+    return value
