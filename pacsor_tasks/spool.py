@@ -100,29 +100,29 @@ class StudyLock:
     def __init__(self, spool: Spool, study_uid: str) -> None:
         self.study_uid = _uid(study_uid)
         bucket = hashlib.sha256(study_uid.encode()).hexdigest()[:2]
-        self._lock = _open(f"{spool.root}/locks/{bucket}.lock")
+        self.lock_fd = _open(f"{spool.root}/locks/{bucket}.lock")
         try:
-            self._gate = _open(f"{spool.root}/locks/{bucket}.gate")
+            self.gate_fd = _open(f"{spool.root}/locks/{bucket}.gate")
         except BaseException:
-            os.close(self._lock)
+            os.close(self.lock_fd)
             raise
 
     def take(self, *, exclusive: bool) -> None:
         """Hold it; waits for those who must not hold it at the same time."""
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        fcntl.flock(self.gate_fd, fcntl.LOCK_EX)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            fcntl.flock(self.gate_fd, fcntl.LOCK_UN)
 
     def release(self) -> None:
         """Let go of it."""
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        fcntl.flock(self.lock_fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of it for good."""
-        os.close(self._lock)
-        os.close(self._gate)
+        os.close(self.lock_fd)
+        os.close(self.gate_fd)
 
 
 class Spool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pacsor_tasks.native import native
 from pacsor_tasks.spool import Spool, StudyLock, fsync_dir, make_shared
 from receiver import journal
 from receiver.processes import Living, Process
@@ -65,6 +66,25 @@ class OpenAssociation:
                 lock.release()
                 if self._is_closed:
                     self._end()
+
+    def add_new(self, study_uid: str, partial: str, name: str, fd: int) -> bool:
+        """Give a partial file its name in the study, in one go, and close it.
+
+        Returns:
+            Whether that was done. If not, nothing was: the association has not joined the study,
+            or the name is taken, or it failed. Then `adding_to`, `join` and rename.
+        """
+        with self._guard:
+            joined, lock = self._joined.get(study_uid), self._lock
+            if native is None or joined is None or lock is None or lock.study_uid != study_uid:
+                return False
+            directory, inode = joined
+            fds = lock.gate_fd, lock.lock_fd
+            new = f"{directory}/{name}"
+            is_done = native.add_new(*fds, str(directory), inode, partial, new, fd) == 0
+            if self._is_closed:
+                self._end()
+            return is_done
 
     def join(self, study_uid: str) -> Path:
         """The directory to put an instance in, with the association's mark set.

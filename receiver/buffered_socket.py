@@ -5,6 +5,7 @@ In the place of pynetdicom's, which asks every millisecond whether there is some
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -14,7 +15,9 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
-from receiver.pdata import HEAD_BYTES
+from pacsor_tasks.native import native
+from receiver.pdata import HEAD_BYTES, Position
+from receiver.pouring import Poured, Sink, Stop
 from receiver.waking import Wake
 
 #: What one look may bring, and the longest PDU that is not P-DATA: an A-ASSOCIATE-RQ of 128
@@ -22,6 +25,8 @@ from receiver.waking import Wake
 BUFFER_BYTES = 1 << 18
 #: When so much came at once there is more, and larger writes are cheaper.
 MUCH_BYTES = 1 << 15
+#: What is poured into a file at once at most, before others look.
+POUR_BYTES = 1 << 24
 #: Milliseconds without an event until the reading thread looks at its timers.
 PATIENCE_MS = 250
 #: … and until it goes on when it may not read yet.
@@ -96,6 +101,38 @@ class BufferedSocket(AssociationSocket):
             # The end of the stream is seen again the next time.
             last = self._receive()
         return n_bytes
+
+    @property
+    def may_pour(self) -> bool:
+        """Whether data can go from here into a file by themselves."""
+        return (
+            native is not None
+            and self.socket is not None
+            and self._start == self._end
+            and self._wake_fd >= 0
+            and not isinstance(self.socket, ssl.SSLSocket)
+        )
+
+    def pour(self, sink: Sink, context_id: int, position: Position) -> Poured:
+        """As `Source.pour`. Only if it `may_pour`."""
+        assert native is not None  # noqa: S101 - for mypy: it may pour
+        stop, errno, start, end, pdu_left, pdv_left, control, n_written, n_begun = native.pour(
+            self._fd,
+            self._wake_fd,
+            sink.fd,
+            self._buffer,
+            context_id,
+            *position,
+            sink.n_written,
+            sink.n_begun,
+            sink.early_bytes,
+            POUR_BYTES,
+            PATIENCE_MS,
+        )
+        self._start, self._end = start, end
+        if stop == Stop.SOCKET_FAILED:
+            raise OSError(errno, os.strerror(errno))
+        return Poured(Stop(stop), errno, Position(pdu_left, pdv_left, control), n_written, n_begun)
 
     def recv(self, nr_bytes: int) -> bytearray:
         """As pynetdicom's, of what is in the buffer: less is as if the peer had hung up."""

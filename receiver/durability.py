@@ -62,6 +62,14 @@ def seal(fd: int) -> None:
     os.pwrite(fd, _SEAL.pack(_MAGIC, os.fstat(fd).st_size), 0)
 
 
+def sealed(head: bytes, n_bytes: int) -> bytes:
+    """The beginning of a file of that size, with its seal in it.
+
+    To be written in one go with the rest: a file that is cut off is shorter than its seal says.
+    """
+    return _SEAL.pack(_MAGIC, n_bytes) + head[_SEAL.size :]
+
+
 def sync(path: Path) -> None:
     """Make what was written to a file durable.
 

@@ -5,6 +5,7 @@ Knows no pynetdicom: `transport` and `scp` bring the request here and take the a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,11 +13,12 @@ from typing import TypeVar
 import structlog
 
 from pacsor_tasks.dicom.elements import Buffer
-from pacsor_tasks.dicom.headers import Peek, has_leading_zero, is_uid, peek
+from pacsor_tasks.dicom.headers import Glance, Peek, glance, has_leading_zero, is_uid, peek
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
 from receiver.associations import OpenAssociation
 from receiver.incoming import Incoming, Outcome, Partial
+from receiver.pouring import Channel, Stop
 from receiver.status import StoreStatus
 
 log = structlog.get_logger(__name__)
@@ -82,6 +84,8 @@ class Arrival:
         self._partial: Partial | None = None
         self._refusal: Answer | None = None
         self._n_writes = 0
+        #: at what came first of the data set
+        self._glance: Glance | None = None
 
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Take the next pieces of the data set: at most `incoming.MAX_PIECES`.
@@ -92,6 +96,28 @@ class Arrival:
             self._refusal = self._attempt(self._write, pieces)
             if self._refusal is not None:
                 self._discard()
+
+    @property
+    def may_pour(self) -> bool:
+        """Whether the data may go into the file by themselves."""
+        return self._partial is not None and self._refusal is None
+
+    def pour(self, channel: Channel) -> Stop:
+        """Let them, as far as they go. As after a failed `write` if that fails.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        partial = self._partial
+        assert partial is not None  # noqa: S101 - for mypy: it may pour
+        self._refusal = self._attempt(lambda _: self._incoming.check_room(), ())
+        if self._refusal is None:
+            poured = partial.pour(channel)
+            if not poured.errno:
+                return poured.stop
+            self._refusal = Answer(StoreStatus.OUT_OF_RESOURCES, os.strerror(poured.errno))
+        self._discard()
+        return Stop.FILE_FAILED
 
     def finish(self, pieces: Sequence[memoryview] = ()) -> Answer:
         """Take the last pieces: what the sender is told."""
@@ -126,6 +152,7 @@ class Arrival:
     def _write(self, pieces: Sequence[memoryview]) -> None:
         if self._partial is None:
             self._partial = self._begin()
+            self._glance = glance(pieces[0], self._request.transfer_syntax_uid)
         self._n_writes += 1
         if self._n_writes % WRITES_PER_LOOK == 0:
             self._incoming.check_room()
@@ -145,19 +172,24 @@ class Arrival:
             header = _check_pieces(self._request, pieces)
             if isinstance(header, Answer):
                 return header
-            self._write(pieces)
+            self._partial = self._incoming.write_whole(header, pieces)
         else:
             if pieces:
                 self._partial.write(pieces)
-            with self._partial.data_set() as data_set:
-                header = check(self._request, data_set)
+            header = self._check_written(self._partial)
             if isinstance(header, Answer):
                 return header
-        return self._keep(header)
+        return self._keep(self._partial, header)
 
-    def _keep(self, header: InstanceHeader) -> Answer:
-        assert self._partial is not None  # noqa: S101 - for mypy: both ways here have written
-        outcome = self._incoming.keep(self._partial, header, self._association)
+    def _check_written(self, partial: Partial) -> InstanceHeader | Answer:
+        seen = self._glance
+        if seen is not None and seen.n_bytes == partial.n_data_set:
+            return _checked(self._request, seen.found)
+        with partial.data_set() as data_set:
+            return check(self._request, data_set)
+
+    def _keep(self, partial: Partial, header: InstanceHeader) -> Answer:
+        outcome = self._incoming.keep(partial, header, self._association)
         _tell(header, outcome, self._association)
         return SUCCESS
 
@@ -204,6 +236,10 @@ def check(request: StoreRequest, data_set: Buffer) -> InstanceHeader | Answer:
         found = peek(data_set, request.transfer_syntax_uid, to_end=True)
     except BadResponse as exc:
         return Answer(StoreStatus.NOT_A_DATA_SET, str(exc))
+    return _checked(request, found)
+
+
+def _checked(request: StoreRequest, found: Peek) -> InstanceHeader | Answer:
     return _uids_refused(found) or _mismatch(request, found) or _header(request, found)
 
 

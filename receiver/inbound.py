@@ -14,6 +14,7 @@ from receiver.commands import Command, parse_command, store_response, uid_text
 from receiver.handlers import Arrival, StoreRequest
 from receiver.incoming import MAX_PIECES
 from receiver.pdata import COMMAND, LAST, Fragment, Malformed, PdataParser
+from receiver.pouring import Channel, Source, Stop
 
 #: A command set has a few hundred bytes.
 MAX_COMMAND_BYTES = 1 << 16
@@ -102,6 +103,30 @@ class Inbound:
             self._take(fragment)
         self._flush()
         return self._parser.n_taken
+
+    @property
+    def may_pour(self) -> bool:
+        """Whether what comes next is data for a file that is there."""
+        store = self._store
+        return store is not None and store.arrival.may_pour and self._parser.position is not None
+
+    def pour(self, source: Source) -> Stop:
+        """Let the data go from the socket to its file by themselves, as far as they are ordinary.
+
+        Call it when everything read was taken, and only if it `may_pour`. What it leaves unread
+        is to be taken.
+
+        Raises:
+            OSError: The connection is broken. Then `abandon`.
+        """
+        store, position = self._store, self._parser.position
+        assert store is not None and position is not None  # noqa: S101, PT018 - for mypy
+        channel = Channel(source, self._context_id or 0, position)
+        stop = store.arrival.pour(channel)
+        self._parser.go_on_at(channel.position)
+        if stop is Stop.ENDED:
+            self._finish(store)
+        return stop
 
     def abandon(self) -> None:
         """The rest never comes: nothing of the message stays. Safe to repeat."""

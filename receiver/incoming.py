@@ -27,17 +27,20 @@ from pacsor_tasks.dicom.elements import Buffer
 from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
+from pacsor_tasks.native import native
 from pacsor_tasks.spool import INSTANCE_SUFFIX, fsync_dir
 from receiver import journal
 from receiver.associations import OpenAssociation
-from receiver.durability import Durability, begin_writing, seal
+from receiver.durability import Durability, begin_writing, seal, sealed
 from receiver.naming import rename_new
+from receiver.pouring import Channel, Poured, Sink
 from receiver.processes import Process
 
 #: A UUID turned into a UID (PS3.5 §B.2): who wrote the file meta information.
 IMPLEMENTATION_CLASS_UID = "2.25.214603879584251435457174726474464281424"
 IMPLEMENTATION_VERSION = f"PACSORTASK {__version__}"[:16]
 COMPARE_BYTES = 1 << 20
+NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 #: Pieces of one `write`: what a system call takes (IOV_MAX), less the file's head.
 MAX_PIECES = 1000
 #: The disk begins to write a file after so much of it.
@@ -64,19 +67,33 @@ class Partial:
         path: Where; it must not exist.
         head: What stands before the data set.
         is_synced: Whether it will be, so that the disk had better begin.
+        fd: Of the file, if it is there already, whole and settled.
 
     Raises:
         OSError: It cannot be made.
     """
 
-    def __init__(self, path: Path, head: bytes, *, is_synced: bool = False) -> None:
+    def __init__(
+        self, path: str, head: bytes, *, is_synced: bool = False, fd: int | None = None
+    ) -> None:
         self.path = path
+        #: whether nothing is to be done but to give it its name
+        self.is_settled = fd is not None
         self._is_synced = is_synced
         self._n_written = self._n_begun = 0
         self._head_bytes = len(head)
         self._unwritten: list[Buffer] = [head]
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o666)
+        self._fd = os.open(path, NEW_FILE, 0o666) if fd is None else fd
+
+    @property
+    def fd(self) -> int:
+        """Of the file."""
+        return self._fd
+
+    @property
+    def n_data_set(self) -> int:
+        """Bytes of the data set that were written."""
+        return self._n_written - self._head_bytes
 
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Add to the data set.
@@ -88,22 +105,23 @@ class Partial:
             OSError: The disk is full, or broken.
         """
         parts, self._unwritten = [*self._unwritten, *pieces], []
-        n_bytes = sum(len(part) for part in parts)
-        written = os.writev(self._fd, parts)
-        if written < n_bytes:
-            self._write_rest(parts, written)
-        self._n_written += n_bytes
+        self._n_written += write_pieces(self._fd, parts)
         if self._is_synced and self._n_written - self._n_begun >= EARLY_BYTES:
             begin_writing(self._fd, self._n_begun, self._n_written - self._n_begun)
             self._n_begun = self._n_written
 
-    def _write_rest(self, parts: Sequence[Buffer], written: int) -> None:
-        # One call takes at most 2 GB, and less when the disk has become full.
-        for part in parts:
-            at, written = min(written, len(part)), max(0, written - len(part))
-            with memoryview(part) as view:
-                while at < len(view):
-                    at += os.write(self._fd, view[at:])
+    def pour(self, channel: Channel) -> Poured:
+        """Add to the data set what comes out of a channel, as far as it does.
+
+        Only after a `write`: what stands before the data set goes with that.
+
+        Raises:
+            OSError: The connection is broken.
+        """
+        early_bytes = EARLY_BYTES if self._is_synced else 0
+        poured = channel.pour(Sink(self._fd, self._n_written, self._n_begun, early_bytes))
+        self._n_written, self._n_begun = poured.n_written, poured.n_begun
+        return poured
 
     @contextmanager
     def data_set(self) -> Iterator[memoryview]:
@@ -133,6 +151,10 @@ class Partial:
     def close(self) -> None:
         """Let go of the file, which has its name."""
         os.close(self._fd)
+        self._fd = -1
+
+    def forget(self) -> None:
+        """Somebody else has closed the file, which has its name."""
         self._fd = -1
 
     def discard(self) -> None:
@@ -175,6 +197,24 @@ class Incoming:
         is_synced = self.durability is not Durability.NONE
         return Partial(self.process.new_partial(), meta, is_synced=is_synced)
 
+    def write_whole(self, header: InstanceHeader, pieces: Sequence[memoryview]) -> Partial:
+        """The file of an instance that is there as a whole: written, and synced if it has to be.
+
+        Args:
+            header: Its UIDs, checked.
+            pieces: Its data set: at most `MAX_PIECES`.
+
+        Raises:
+            OSError: It cannot be done, or the disk is too full; nothing of it is left.
+        """
+        self.check_room()
+        head = file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
+        if self.durability is Durability.GROUP:
+            head = sealed(head, len(head) + sum(map(len, pieces)))
+        path = self.process.new_partial()
+        is_synced = self.durability is not Durability.NONE
+        return Partial(path, head, fd=write_new(path, [head, *pieces], is_synced=is_synced))
+
     def check_room(self) -> None:
         """Refuse above the disk's watermark.
 
@@ -203,16 +243,26 @@ class Incoming:
             OSError: It could not be done; nothing of it is left.
         """
         try:
-            if self.durability is Durability.GROUP:
-                partial.seal()
-            if self.durability is not Durability.NONE:
-                partial.sync()
+            if not partial.is_settled:
+                self._settle(partial)
+            name = f"{header.sop_instance_uid}{INSTANCE_SUFFIX}"
+            if self.durability is not Durability.INSTANCE and association.add_new(
+                header.study_uid, partial.path, name, partial.fd
+            ):
+                partial.forget()
+                return Outcome.STORED
             outcome = self.publish(partial.path, header, association)
             if outcome is Outcome.STORED:
                 partial.close()
             return outcome
         finally:
             partial.discard()
+
+    def _settle(self, partial: Partial) -> None:
+        if self.durability is Durability.GROUP:
+            partial.seal()
+        if self.durability is not Durability.NONE:
+            partial.sync()
 
     def store(
         self, header: InstanceHeader, data_set: Buffer, association: OpenAssociation
@@ -235,7 +285,7 @@ class Incoming:
             partial.discard()
 
     def publish(
-        self, partial: Path, header: InstanceHeader, association: OpenAssociation
+        self, partial: str | Path, header: InstanceHeader, association: OpenAssociation
     ) -> Outcome:
         """Give a synced partial file its name. The caller deletes the partial file afterwards.
 
@@ -249,7 +299,7 @@ class Incoming:
                 rename_new(partial, final)
                 outcome = Outcome.STORED
             except FileExistsError:
-                outcome = self._again(partial, Path(final), header.sop_instance_uid)
+                outcome = self._again(Path(partial), Path(final), header.sop_instance_uid)
             if self.durability is Durability.INSTANCE:
                 # Also for a duplicate: whoever sent it first may not have come to this line.
                 fsync_dir(directory)
@@ -261,6 +311,40 @@ class Incoming:
             partial.rename(final)
         journal.append(final.parent, outcome, instance_uid=instance_uid)
         return outcome
+
+
+def write_new(path: str, pieces: list[Buffer], *, is_synced: bool) -> int:
+    """A new file with that in it, synced if it has to be; nothing stays of it if that fails."""
+    if native is not None:
+        return native.write_new(path, pieces, is_synced)
+    fd = os.open(path, NEW_FILE, 0o666)
+    try:
+        write_pieces(fd, pieces)
+        if is_synced:
+            os.fdatasync(fd)
+    except BaseException:
+        os.close(fd)
+        os.unlink(path)  # noqa: PTH108 - for each instance received
+        raise
+    return fd
+
+
+def write_pieces(fd: int, pieces: Sequence[Buffer]) -> int:
+    """Write them all; how many bytes that was.
+
+    Raises:
+        OSError: The disk is full, or broken.
+    """
+    n_bytes = sum(len(piece) for piece in pieces)
+    written = os.writev(fd, pieces)
+    if written < n_bytes:
+        # One call takes at most 2 GB, and less when the disk has become full.
+        for piece in pieces:
+            at, written = min(written, len(piece)), max(0, written - len(piece))
+            with memoryview(piece) as view:
+                while at < len(view):
+                    at += os.write(fd, view[at:])
+    return n_bytes
 
 
 def compare(new: Path, held: Path, policy: DuplicatePolicy) -> Outcome:

@@ -14,7 +14,7 @@ _CANNOT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def rename_new(path: Path, name: str) -> None:
+def rename_new(path: str | Path, name: str) -> None:
     """Rename a file, on its file system.
 
     Raises:
@@ -29,4 +29,4 @@ def rename_new(path: Path, name: str) -> None:
         if number not in _CANNOT:
             raise OSError(number, os.strerror(number), name)
     os.link(path, name)
-    path.unlink()
+    os.unlink(path)  # noqa: PTH108 - for each instance received

@@ -38,6 +38,16 @@ class Fragment(NamedTuple):
     data: memoryview
 
 
+class Position(NamedTuple):
+    """Where a parser stands, between two heads or inside a PDV."""
+
+    #: bytes of the PDU that follow this PDV, and of the PDV; 0 and 0: a PDU begins
+    pdu_left: int
+    pdv_left: int
+    #: message control header of the PDV
+    control: int
+
+
 class PdataParser:
     """Takes P-DATA-TF PDUs apart, wherever the stream happens to be cut.
 
@@ -66,6 +76,17 @@ class PdataParser:
     def is_between_pdus(self) -> bool:
         """Whether the next byte begins a PDU."""
         return not (self._pdu_left or self._pdv_left or self._head)
+
+    @property
+    def position(self) -> Position | None:
+        """Where it stands; None while it keeps a part of a head."""
+        if self._head:
+            return None
+        return Position(self._pdu_left, self._pdv_left, self._control)
+
+    def go_on_at(self, position: Position) -> None:
+        """Somebody else has read on for it, up to there."""
+        self._pdu_left, self._pdv_left, self._control = position
 
     def feed(self, data: memoryview) -> Iterator[Fragment]:
         """The fragments in the next bytes of the stream.

@@ -40,9 +40,9 @@ class Process:
         """A name no other process or thread uses, without a suffix."""
         return f"{self.id}.{next(self._numbers)}"
 
-    def new_partial(self) -> Path:
+    def new_partial(self) -> str:
         """Where a partial file may be written."""
-        return Path(f"{self.spool.root}/tmp/{self.new_name()}{PARTIAL_SUFFIX}")  # noqa: S108
+        return f"{self.spool.root}/tmp/{self.new_name()}{PARTIAL_SUFFIX}"  # noqa: S108
 
 
 @contextmanager

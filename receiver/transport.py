@@ -28,6 +28,7 @@ from receiver.buffered_socket import BUFFER_BYTES, BufferedSocket
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
 from receiver.pdata import Malformed
+from receiver.pouring import Stop
 from receiver.waking import Checkpoint, SteadyTimer, TellingQueue
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ log = structlog.get_logger(__name__)
 KNOWN_VERSIONS = frozenset({"3.0.4"})
 #: Messages that wait for pynetdicom before no more are read: a peer must await its answers.
 MAX_BACKLOG = 32
+HUNG_UP = "the peer hung up"
 
 #: Begins a C-STORE of an association.
 Begin = Callable[[Association, StoreRequest], Arrival]
@@ -230,8 +232,24 @@ class StreamingDul(DULServiceProvider):
             # Before more is waited for: a message that was passed on awaits its answer.
             if self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread:
                 return
-            if not self._fill():
+            if not self._more():
                 return
+
+    def _more(self) -> bool:
+        """Read on: into the buffer, or into the file. Whether that is worth another look."""
+        if not (self.inbound.may_pour and self.socket.may_pour):
+            return bool(self._fill())
+        try:
+            stop = self.inbound.pour(self.socket)
+        except OSError as exc:
+            self._hung_up(_why(exc))
+            return False
+        if stop is Stop.HUNG_UP:
+            self._hung_up(HUNG_UP)
+        elif stop is Stop.IDLE and self.socket.unread:
+            # A part of a head.
+            self.socket.consume(self.inbound.take(self.socket.unread))
+        return stop not in (Stop.HUNG_UP, Stop.IDLE)
 
     def _fill(self) -> bool:
         """Read. If nothing will come any more, the state machine is told."""
@@ -240,7 +258,7 @@ class StreamingDul(DULServiceProvider):
         except OSError as exc:
             n_bytes, reason = 0, _why(exc)
         else:
-            reason = "the peer hung up"
+            reason = HUNG_UP
         if n_bytes == 0:
             self._hung_up(reason)
         return bool(n_bytes)

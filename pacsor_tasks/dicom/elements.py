@@ -7,15 +7,14 @@ Source: DICOM PS3.5 §7 (data set encoding), §6.2.2 (UN of undefined length), A
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
 from contextlib import suppress
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from pacsor_tasks.errors import BadResponse
-
-Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
+from pacsor_tasks.native import Buffer as Buffer
+from pacsor_tasks.native import native
 
 IMPLICIT_LE = "1.2.840.10008.1.2"
 EXPLICIT_LE = "1.2.840.10008.1.2.1"
@@ -58,9 +57,20 @@ class Element(NamedTuple):
     at: int
 
 
+class Ordinary(NamedTuple):
+    """What the beginning of a data set holds."""
+
+    #: the raw values that were wanted and are there
+    found: dict[int, bytes]
+    #: byte at which the last element that begins in it ends
+    end: int
+
+
 IMPLICIT = Encoding(explicit=False, order="<")
 EXPLICIT = Encoding(explicit=True, order="<")
 BIG = Encoding(explicit=True, order=">")
+#: as `_native` counts them
+_NUMBERS = {IMPLICIT: 0, EXPLICIT: 1, BIG: 2}
 _HEADS = {
     IMPLICIT: (struct.Struct("<HHI"), struct.Struct("<I")),
     EXPLICIT: (struct.Struct("<HH2sH"), struct.Struct("<I")),
@@ -85,8 +95,37 @@ def find(
     """
     if syntax == DEFLATED_LE:
         return _find_deflated(data, start, wanted)
-    encoding = {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: BIG}.get(syntax, EXPLICIT)
-    return _Walk(data, encoding).find(start, wanted, to_end=to_end)
+    return _Walk(data, _encoding(syntax)).find(start, wanted, to_end=to_end)
+
+
+def find_ordinary(data: Buffer, syntax: str, wanted: frozenset[int]) -> Ordinary | None:
+    """As `find`, of the beginning of a data set: as long as its elements are ordinary.
+
+    Args:
+        data: The data set's beginning; all of it or less.
+        syntax: Transfer syntax UID; not the deflated one.
+        wanted: Tags, as 32-bit numbers.
+
+    Returns:
+        None if anything is unusual, or it ends before the last element's head.
+    """
+    encoding = _encoding(syntax)
+    walk, found = _Walk(data, encoding), dict[int, bytes]()
+    at, previous = walk.stride(0, -1, UNDEFINED, wanted, found)
+    if at == walk.size:
+        return Ordinary(found, at)
+    try:
+        last = read_element(data, at, walk.size, encoding)
+    except BadResponse:
+        return None
+    # An element of undefined length, or a strange one.
+    if last.length == UNDEFINED or last.tag <= previous or last.tag in wanted or not walk.left:
+        return None
+    return Ordinary(found, last.at + last.length)
+
+
+def _encoding(syntax: str) -> Encoding:
+    return {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: BIG}.get(syntax, EXPLICIT)
 
 
 def _find_deflated(data: Buffer, start: int, wanted: frozenset[int]) -> dict[int, bytes]:
@@ -129,7 +168,7 @@ class _Walk:
         found: dict[int, bytes] = {}
         last, previous = max(wanted), -1
         while at < self.size:
-            at, previous = self._stride(at, previous, last, wanted, found)
+            at, previous = self.stride(at, previous, last, wanted, found)
             if at == self.size:
                 break
             element = self._next(at, self.encoding)
@@ -149,7 +188,7 @@ class _Walk:
         """Raise if the rest is cut off. Whatever else is strange is not the header's business."""
         try:
             while at < self.size and self.left:
-                at, previous = self._stride(at, previous, UNDEFINED, frozenset(), {})
+                at, previous = self.stride(at, previous, UNDEFINED, frozenset(), {})
                 if self.size - at < 8 and not any(bytes(self.data[at : self.size])):
                     return  # padding
                 element = self._next(at, self.encoding)
@@ -163,7 +202,7 @@ class _Walk:
         if at > self.size:
             raise Truncated("the data set ends inside an element")
 
-    def _stride(
+    def stride(
         self, at: int, previous: int, last: int, wanted: frozenset[int], found: dict[int, bytes]
     ) -> tuple[int, int]:
         """Step quickly over ordinary elements, from `at` on and after the tag `previous`.
@@ -174,6 +213,24 @@ class _Walk:
         Returns:
             Where it stopped, and the last tag before.
         """
+        if native is None:
+            return self._stride(at, previous, last, wanted, found)
+        at, previous, self.left = native.stride(
+            self.data,
+            at,
+            previous,
+            last,
+            tuple(wanted),
+            _NUMBERS[self.encoding],
+            self.left,
+            MAX_VALUE_BYTES,
+            found,
+        )
+        return at, previous
+
+    def _stride(
+        self, at: int, previous: int, last: int, wanted: frozenset[int], found: dict[int, bytes]
+    ) -> tuple[int, int]:
         data, size, left = self.data, self.size, self.left
         head, long = _HEADS[self.encoding]
         explicit = self.encoding.explicit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,16 @@ from typing import BinaryIO
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 
-from pacsor_tasks.dicom.elements import EXPLICIT, UNDEFINED, Buffer, find, read_element, value_of
+from pacsor_tasks.dicom.elements import (
+    DEFLATED_LE,
+    EXPLICIT,
+    UNDEFINED,
+    Buffer,
+    find,
+    find_ordinary,
+    read_element,
+    value_of,
+)
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
 
@@ -30,6 +39,8 @@ PATIENT_ID = 0x00100020
 STUDY_UID = 0x0020000D
 SERIES_UID = 0x0020000E
 META_SYNTAX = 0x00020010
+#: What an instance is routed by.
+WANTED = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY_UID, SERIES_UID})
 PREAMBLE_BYTES = 128
 #: File meta information is a few hundred bytes.
 META_BYTES = 2048
@@ -49,6 +60,15 @@ class Peek:
     sop_instance_uid: str | None
     study_uid: str | None
     series_uid: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What the beginning of a data set says of all of it."""
+
+    found: Peek
+    #: how long it is if nothing is missing
+    n_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +109,29 @@ def peek(data: Buffer, transfer_syntax_uid: str, *, to_end: bool = False) -> Pee
     Raises:
         BadResponse: The bytes are not a data set in that transfer syntax, or end too early.
     """
-    wanted = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY_UID, SERIES_UID})
-    found = find(data, 0, transfer_syntax_uid, wanted, to_end=to_end)
+    return _peek(find(data, 0, transfer_syntax_uid, WANTED, to_end=to_end))
+
+
+def glance(data: Buffer, transfer_syntax_uid: str) -> Glance | None:
+    """Read the UIDs at the beginning of a data set whose end is not there.
+
+    Args:
+        data: What is there.
+        transfer_syntax_uid: How it is encoded.
+
+    Returns:
+        None if it is not enough, or anything is unusual: then `peek` at the whole. Nearly always
+        all before the pixels is ordinary, and the last element says where the data set ends.
+    """
+    if transfer_syntax_uid == DEFLATED_LE:
+        return None
+    seen = find_ordinary(data, transfer_syntax_uid, WANTED)
+    if seen is None or seen.found.keys() != WANTED:
+        return None
+    return Glance(_peek(seen.found), seen.end)
+
+
+def _peek(found: Mapping[int, bytes]) -> Peek:
     return Peek(
         sop_class_uid=_text(found.get(SOP_CLASS)),
         sop_instance_uid=_text(found.get(SOP_INSTANCE)),
@@ -107,8 +148,7 @@ def read_header(path: Path) -> InstanceHeader:
     """
     with _mapped(path) as data:
         syntax, start = _file_meta(data)
-        wanted = frozenset({SOP_CLASS, SOP_INSTANCE, STUDY_UID, SERIES_UID})
-        found = find(data, start, syntax, wanted)
+        found = find(data, start, syntax, WANTED)
     return InstanceHeader(
         sop_instance_uid=_required_uid(found, SOP_INSTANCE, "SOPInstanceUID"),
         sop_class_uid=_required_uid(found, SOP_CLASS, "SOPClassUID"),

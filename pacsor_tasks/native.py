@@ -1,0 +1,73 @@
+"""The compiled inner loops, if they are there: `_native.c`, which every install tries to build.
+
+Without them (no compiler, not Linux, `PACSOR_NATIVE=0`) their twins in Python do the same, slower.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, cast
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
+
+
+class Native(Protocol):
+    """What `_native.c` has. Its twins say what each is for."""
+
+    def stride(  # noqa: PLR0913, PLR0917 - of C
+        self,
+        data: Buffer,
+        at: int,
+        previous: int,
+        last: int,
+        wanted: tuple[int, ...],
+        encoding: int,
+        left: int,
+        max_value: int,
+        found: dict[int, bytes],
+        /,
+    ) -> tuple[int, int, int]:
+        """`dicom.elements._Walk.stride`: where it stopped, the last tag before, elements left."""
+
+    def pour(  # noqa: PLR0913, PLR0917 - of C
+        self,
+        sock: int,
+        wake: int,
+        file: int,
+        buffer: memoryview,
+        context_id: int,
+        pdu_left: int,
+        pdv_left: int,
+        control: int,
+        n_written: int,
+        n_begun: int,
+        early_bytes: int,
+        enough: int,
+        patience_ms: int,
+        /,
+    ) -> tuple[int, int, int, int, int, int, int, int, int]:
+        """`receiver.pouring`: stop, errno, the buffer's unread part, position, written, begun."""
+
+    def write_new(self, path: str, pieces: Sequence[Buffer], is_synced: bool, /) -> int:
+        """`receiver.incoming.write_new`: the file's descriptor."""
+
+    def add_new(  # noqa: PLR0913, PLR0917 - of C
+        self, gate: int, lock: int, directory: str, inode: int, old: str, new: str, fd: int, /
+    ) -> int:
+        """`receiver.associations.OpenAssociation.add_new`: 0, or the errno."""
+
+
+def _load() -> Native | None:
+    if os.environ.get("PACSOR_NATIVE", "1") == "0":
+        return None
+    try:
+        return cast(Native, importlib.import_module("pacsor_tasks._native"))
+    except ImportError:
+        return None
+
+
+#: None: the Python code does it all
+native = _load()
