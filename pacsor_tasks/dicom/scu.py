@@ -9,10 +9,8 @@ Source: DICOM PS3.4 Annex B, PS3.7 §9.1.1.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 from pydicom.uid import ImplicitVRLittleEndian
@@ -23,8 +21,9 @@ from pacsor_tasks.dicom.data_sets import StoreItem, name_of
 from pacsor_tasks.dicom.dimse import meaning
 from pacsor_tasks.dicom.negotiation import Pair
 from pacsor_tasks.dicom.scu_contexts import choose, propose
-from pacsor_tasks.dicom.senders import Jobs, send_all
-from pacsor_tasks.dicom.statuses import NO_CONTEXT, Verdict, classify
+from pacsor_tasks.dicom.senders import Hooks, Jobs, send_all
+from pacsor_tasks.dicom.statuses import NO_CONTEXT
+from pacsor_tasks.dicom.tally import OnAnswer, Tally
 from pacsor_tasks.dicom.wire import Pacs
 from pacsor_tasks.errors import LedgerUnavailable, PeerUnavailable, Rejected
 
@@ -33,10 +32,12 @@ __all__ = ["OnAnswer", "Pacs", "StoreItem", "echo", "store"]
 log = structlog.get_logger(__name__)
 
 
-OnAnswer = Callable[[StoreItem, int, str], None]
-
-
-def store(pacs: Pacs, items: Sequence[StoreItem], on_answer: OnAnswer) -> None:
+def store(
+    pacs: Pacs,
+    items: Sequence[StoreItem],
+    on_answer: OnAnswer,
+    before_each: Callable[[], None] | None = None,
+) -> None:
     """Deliver instances to a PACS.
 
     Args:
@@ -45,6 +46,8 @@ def store(pacs: Pacs, items: Sequence[StoreItem], on_answer: OnAnswer) -> None:
         on_answer: Called with item, status and its meaning as soon as an instance is settled: by
             the PACS's answer, or by us: 0x0122 when no context takes it, 0x0117 when its file
             cannot be sent. `statuses.classify` says what a status means for the delivery.
+        before_each: Called before each instance is sent, with no answer outstanding; in several
+            threads at once where there are several associations. What it raises ends the delivery.
 
     Raises:
         PeerUnavailable: Something was not stored that may be later.
@@ -54,9 +57,9 @@ def store(pacs: Pacs, items: Sequence[StoreItem], on_answer: OnAnswer) -> None:
         Retryable: Disk trouble here.
     """
     started = time.monotonic()
-    tally = _Tally(pacs, len(items), on_answer)
+    tally = Tally(pacs, len(items), on_answer)
     try:
-        _store(pacs, items, tally)
+        _store(pacs, items, tally, before_each or _at_once)
     except LedgerUnavailable:
         raise  # of whoever keeps the answers
     except PeerUnavailable as exc:
@@ -88,53 +91,13 @@ def echo(pacs: Pacs) -> None:
         raise Rejected(f"{pacs} answered C-ECHO with 0x{status:04X} ({meaning(status)})")
 
 
-@dataclass
-class _Tally:
-    """What became of the instances so far."""
-
-    pacs: Pacs
-    total: int
-    on_answer: OnAnswer
-    delivered: int = 0
-    #: first complaint of each kind that is not a delivery, and how many
-    complaints: dict[Verdict, str] = field(default_factory=dict)
-    counts: dict[Verdict, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def settle(self, item: StoreItem, status: int, why: str | None = None) -> None:
-        """Note an instance's status; `why` is ours where the PACS was not asked.
-
-        One at a time, from whichever thread.
-        """
-        with self._lock:
-            self._settle(item, status, why or meaning(status))
-
-    def _settle(self, item: StoreItem, status: int, words: str) -> None:
-        verdict = classify(status)
-        if verdict is Verdict.DELIVERED:
-            self.delivered += 1
-        else:
-            self.counts[verdict] = self.counts.get(verdict, 0) + 1
-            self.complaints.setdefault(
-                verdict, f"0x{status:04X} ({words}), SOP Instance {item.sop_instance_uid}"
-            )
-        self.on_answer(item, status, words)
-
-    def raise_if_incomplete(self) -> None:
-        if (n := self.delivered + sum(self.counts.values())) != self.total:
-            raise PeerUnavailable(f"{self.pacs}: {self.total - n} instances were left out")
-        for verdict, error in (
-            (Verdict.RETRYABLE, PeerUnavailable),
-            (Verdict.PERMANENT, Rejected),
-        ):
-            if verdict in self.counts:
-                raise error(
-                    f"{self.pacs}: {sum(self.counts.values())} of {self.total} not stored;"
-                    f" first {self.complaints[verdict]}"
-                )
+def _at_once() -> None:
+    pass
 
 
-def _store(pacs: Pacs, items: Sequence[StoreItem], tally: _Tally) -> None:
+def _store(
+    pacs: Pacs, items: Sequence[StoreItem], tally: Tally, before_each: Callable[[], None]
+) -> None:
     """One association after the other, until everything is sent or refused."""
     answers: dict[Pair, bool] = {}
     waiting = list(items)
@@ -147,7 +110,7 @@ def _store(pacs: Pacs, items: Sequence[StoreItem], tally: _Tally) -> None:
             chosen = [(i, choose(i.pair, association.contexts, answers)) for i in waiting]
             waiting = [item for item, pair in chosen if pair is None]
             jobs = Jobs((item, pair) for item, pair in chosen if pair is not None)
-            send_all(pacs, association, jobs, tally.settle)
+            send_all(pacs, association, jobs, Hooks(tally.settle, before_each))
     for item in waiting:
         tally.settle(item, NO_CONTEXT, _not_accepted(item))
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import structlog
 
@@ -27,12 +27,21 @@ log = structlog.get_logger(__name__)
 
 Settle = Callable[[StoreItem, int, str | None], None]
 
+
 #: A PACS that answers later than this on average is slow, seconds.
 SLOW_S = 0.02
 #: … looked at after so many answers.
 SAMPLE = 8
 #: An association is worth its negotiation for so many instances.
 SHARE = 8
+
+
+class Hooks(NamedTuple):
+    """What the caller does at each instance, in whichever thread."""
+
+    settle: Settle
+    #: before it is sent, with no answer outstanding on its association
+    before_each: Callable[[], None]
 
 
 class Jobs:
@@ -68,22 +77,23 @@ class Jobs:
             raise self._error
 
 
-def send_all(pacs: Pacs, association: Association, jobs: Jobs, settle: Settle) -> None:
+def send_all(pacs: Pacs, association: Association, jobs: Jobs, hooks: Hooks) -> None:
     """Send all instances over an association, and up to `pacs.associations` if that is slow.
 
     Raises:
         PeerUnavailable, BadResponse: As the association; one of the others that fails only ends.
-        Retryable: Disk trouble here. Also whatever `settle` raises, in any thread.
+        Retryable: Disk trouble here. Also whatever `hooks.settle` raises, in any thread, and
+            `hooks.before_each` in this one.
     """
     helpers: list[_Helper] = []
     try:
-        with _Sender(association, settle) as sender:
+        with _Sender(association, hooks) as sender:
             while jobs:
                 while job := jobs.take():
                     sender.send(*job)
                     if not helpers and sender.is_slow:
                         n = min(pacs.associations - 1, len(jobs) // SHARE)
-                        helpers = [_Helper(pacs, list(association.contexts), jobs, settle)
+                        helpers = [_Helper(pacs, list(association.contexts), jobs, hooks)
                                    for _ in range(n)]  # fmt: skip
                 sender.finish()
                 for helper in helpers:
@@ -102,9 +112,9 @@ class _Sender:
     An instance is settled before the next one goes out, so that who settles it can stop there.
     """
 
-    def __init__(self, association: Association, settle: Settle) -> None:
+    def __init__(self, association: Association, hooks: Hooks) -> None:
         self._association = association
-        self._settle = settle
+        self._settle, self._before_each = hooks
         #: sent and not yet answered
         self._awaited: StoreItem | None = None
         #: the data set under way
@@ -135,6 +145,7 @@ class _Sender:
             self._settle(item, UNSENDABLE, str(exc))
             return
         self.finish()
+        self._before_each()
         self._awaited = item
         self._association.send(packed)
 
@@ -165,11 +176,11 @@ class _Sender:
 class _Helper:
     """A further association in a thread of its own. That it fails is no loss."""
 
-    def __init__(self, pacs: Pacs, pairs: list[Pair], jobs: Jobs, settle: Settle) -> None:
+    def __init__(self, pacs: Pacs, pairs: list[Pair], jobs: Jobs, hooks: Hooks) -> None:
         self._pacs = pacs
         self._pairs = pairs
         self._jobs = jobs
-        self._settle = settle
+        self._hooks = hooks
         self._association: Association | None = None
         #: taken and not settled
         self._taken: list[tuple[StoreItem, Pair]] = []
@@ -200,7 +211,7 @@ class _Helper:
             self._jobs.give_up(exc)
 
     def _send(self, association: Association) -> None:
-        with _Sender(association, self._settled) as sender:
+        with _Sender(association, Hooks(self._settled, self._hooks.before_each)) as sender:
             while job := self._jobs.take():
                 self._taken.append(job)
                 sender.send(*job)
@@ -209,7 +220,7 @@ class _Helper:
     def _settled(self, item: StoreItem, status: int, why: str | None) -> None:
         self._taken = [job for job in self._taken if job[0] is not item]
         try:
-            self._settle(item, status, why)
+            self._hooks.settle(item, status, why)
         except BaseException as exc:
             # The caller's: the delivery was cancelled, or the ledger is away. All stop.
             self._jobs.give_up(exc)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from pydicom.uid import (
+from pydicom.uid import (  # type: ignore[attr-defined]  # imported there, not exported
     UID,
-    UID_dictionary,  # type: ignore[attr-defined]  # imported there, not exported
+    UID_dictionary,
 )
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -52,6 +52,8 @@ class Pacs:
     associations: int = 1
     #: None: plain DICOM
     tls: ssl.SSLContext | None = None
+    #: name in its certificate; None: the host
+    tls_name: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
@@ -212,7 +214,7 @@ def connect(pacs: Pacs) -> Iterator[Wire]:
 
 def _secured(pacs: Pacs, context: ssl.SSLContext, connection: socket.socket) -> ssl.SSLSocket:
     try:
-        return context.wrap_socket(connection, server_hostname=pacs.host)
+        return context.wrap_socket(connection, server_hostname=pacs.tls_name or pacs.host)
     except TimeoutError as exc:
         raise PeerUnavailable(f"{pacs}: no TLS within {pacs.connect_timeout_s:g} s") from exc
     except OSError as exc:
