@@ -14,6 +14,7 @@ EXIT_PROBLEM = 1
 EXIT_CONFIG = 2
 #: verb → module of this package that defines a command of that name, and what `--help` says of it
 VERBS: dict[str, tuple[str, str]] = {
+    "setup": ("setup", "Make or change a site's settings, in a dialogue or from options."),
     "up": ("up", "Run the whole gateway until it is stopped."),
     "demo": ("demo", "Send a real study through a gateway of its own and show it arriving."),
     "check": ("check", "Prove the settings and every peer."),

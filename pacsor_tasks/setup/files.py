@@ -1,0 +1,168 @@
+"""A site's files: which configurations there are, reading one, writing one and what goes with it.
+
+    env-files/.env.<client>         the settings; comments and unknown names of a read file are kept
+    env-files/compose.<client>.yml  what Compose needs beside them, where it needs something
+    .env                            a link to the first
+
+All are their owner's alone: they hold tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pacsor_tasks.env_file import parse, write_private
+from pacsor_tasks.environment import normalise, read_environment
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.migration.config_file import read_config
+from pacsor_tasks.settings import load
+from pacsor_tasks.setup import compose
+from pacsor_tasks.setup.document import HEADER, rewritten
+from pacsor_tasks.setup.products import COMMON
+from pacsor_tasks.setup.values import Values
+
+DIRECTORY = "env-files"
+PREFIX = ".env."
+#: The old wizard's files.
+PACSOR = ".config"
+DOTENV = ".env"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration as it was read."""
+
+    values: Values
+    #: where it came from, and what stood there; None: it is a new one
+    path: Path | None = None
+    text: str = ""
+    #: what a person should know of it
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What saving did."""
+
+    path: Path
+    notes: list[str] = field(default_factory=list)
+
+
+def existing(directory: Path) -> dict[str, Path]:
+    """The configurations of a directory by their titles."""
+    found = {}
+    for path in sorted((directory / DIRECTORY).glob(f"{PREFIX}*")):
+        if not path.name.endswith((".tmp", "~")):
+            found[path.name.removeprefix(PREFIX)] = path
+    for path in sorted((directory / "scripts").glob(f"*{PACSOR}")):
+        found[f"{path.stem} (PACSOR's {path.parent.name}/{path.name})"] = path
+    dotenv = directory / DOTENV
+    if dotenv.is_file() and dotenv.resolve() not in {path.resolve() for path in found.values()}:
+        found[DOTENV] = dotenv
+    return found
+
+
+def new() -> Loaded:
+    """What a new configuration begins with."""
+    return Loaded(COMMON)
+
+
+def read(path: Path) -> Loaded:
+    """Read a configuration.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read: {reason}") from exc
+    if path.suffix == PACSOR:
+        theirs = read_config(text)
+        return Loaded(theirs.values, path, "", tuple(theirs.warnings))
+    values, renamed = normalise(read_environment({}, path))
+    return Loaded(values, path, text, (*parse(text).warnings, *renamed))
+
+
+def path_for(directory: Path, client: str) -> Path:
+    """Where the configuration of a client is."""
+    return directory / DIRECTORY / f"{PREFIX}{client}"
+
+
+def save(directory: Path, loaded: Loaded, values: Values, *, is_linked: bool = True) -> Written:
+    """Write the configuration, the link and the Compose override; all of it was read back before.
+
+    Raises:
+        ConfigError: The gateway would not start with it, it was changed by somebody else since it
+            was read, or a file cannot be written.
+    """
+    client = values["CLIENT_NAME"]
+    path = path_for(directory, client)
+    override = compose.override(values)
+    values = compose.with_override(values, compose.name_of(client) if override else "", directory)
+    text = rewritten(loaded.text or HEADER, values)
+    _make_directory(path.parent)
+    _prove(path.parent, text, values)
+    if loaded.path == path and path.exists() and read(path).text != loaded.text:
+        raise ConfigError(f"{path} was changed since it was read: load it again")
+    write_private(path, text, is_forced=True)
+    written = Written(path)
+    _write_override(directory, client, override, written)
+    if is_linked:
+        _link(directory, path, written)
+    return written
+
+
+def _prove(directory: Path, text: str, values: Values) -> None:
+    """Read what is about to be written as the gateway would."""
+    with tempfile.TemporaryDirectory(dir=directory) as private:
+        path = Path(private) / "settings"
+        write_private(path, text)
+        found, _ = normalise(read_environment({}, path))
+        load({}, path)
+    differing = sorted(n for n in {*found, *values} if found.get(n) != (values.get(n) or None))
+    if differing:
+        raise ConfigError(f"{', '.join(differing)}: would be read back differently")
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"{directory} cannot be made: {exc.strerror}") from exc
+
+
+def _write_override(directory: Path, client: str, text: str, written: Written) -> None:
+    path = directory / compose.name_of(client)
+    if text:
+        write_private(path, text, is_forced=True)
+        written.notes.append(f"{path}: for Compose")
+    elif path.exists():
+        path.unlink()
+        written.notes.append(f"{path}: not needed any more, removed")
+
+
+def _link(directory: Path, path: Path, written: Written) -> None:
+    dotenv = directory / DOTENV
+    try:
+        if dotenv.exists() and not dotenv.is_symlink():
+            written.notes.append(f"{_put_aside(dotenv, path.parent)}: the {DOTENV} there was")
+        partial = dotenv.with_name(f"{DOTENV}.{os.getpid()}.tmp")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(path.relative_to(directory))
+        partial.replace(dotenv)
+    except OSError as exc:
+        raise ConfigError(f"{dotenv} cannot be written: {exc.strerror}") from exc
+    written.notes.append(f"{dotenv}: leads to it")
+
+
+def _put_aside(dotenv: Path, directory: Path) -> Path:
+    number = 1
+    while (aside := directory / f"before-setup-{number}.env").exists():
+        number += 1
+    dotenv.chmod(0o600)
+    return dotenv.rename(aside)

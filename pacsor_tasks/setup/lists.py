@@ -1,0 +1,209 @@
+"""The parts of the menu that are lists: destinations, filters, cores, any other setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+
+from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.setup import pages
+from pacsor_tasks.setup import values as v
+from pacsor_tasks.setup.asking import Asker
+from pacsor_tasks.setup.questions import Option, Question
+from pacsor_tasks.setup.validation import checked, known_name
+from pacsor_tasks.setup.values import Values
+
+BACK = Option("b", "back")
+CHANGE_OR_REMOVE = [
+    Option("c", "change"), Option("t", "test the connection"), Option("r", "remove"), BACK,
+]  # fmt: skip
+
+
+def destinations(asker: Asker, values: Values) -> Values:
+    """Change, test, add and remove destinations."""
+    while True:
+        names = v.used_destinations(values)
+        options = [
+            Option(str(n), f"{name:<12} {_where(name, values)}") for n, name in enumerate(names, 1)
+        ]
+        options += [Option("a", "add a PACS"), Option("h", "add a RIS"), BACK]
+        chosen = asker.choose("Destinations", options, "b")
+        if chosen in {None, "b"}:
+            return values
+        if chosen in {"a", "h"}:
+            name = v.free_name(values, "storescu" if chosen == "a" else "hl7")
+            values = asker.walk(_page(name), v.with_destination(values, name)) or values
+        else:
+            values = _one(asker, names[int(str(chosen)) - 1], values)
+
+
+def _one(asker: Asker, name: str, values: Values) -> Values:
+    chosen = asker.choose(name, CHANGE_OR_REMOVE, "c")
+    if chosen == "t":
+        asker.try_peers((name,), values)
+    elif chosen == "c":
+        values = asker.walk(_page(name), values) or values
+    elif chosen == "r":
+        if len(v.used_destinations(values)) == 1:
+            asker.screen.say("It is the only one: results have to go somewhere.")
+        else:
+            values = v.without_destination(values, name)
+    return values
+
+
+def _page(name: str) -> pages.Names:
+    if v.is_pacs(name):
+        return pages.pacs(name)
+    return pages.ris(name) if v.is_ris(name) else pages.only(f"{pages.TEST}{name}")
+
+
+def _where(name: str, values: Values) -> str:
+    def of(setting: str) -> str:
+        return values.get(v.suffixed(setting, name), "?")
+
+    if v.is_pacs(name):
+        return f"{of('PACS_AET')}@{of('PACS_IP')}:{of('PACS_PORT')}"
+    return f"{of('RIS_HOST_IP')}:{of('RIS_HOST_PORT')}" if v.is_ris(name) else ""
+
+
+def cores(asker: Asker, values: Values) -> Values:
+    """Change, test, add and remove further cores."""
+    while True:
+        names = v.cores(values)[1:]
+        options = [
+            Option(str(n), f"{name:<8} {values.get(v.suffixed('API_URL', name), '?')}")
+            for n, name in enumerate(names, 1)
+        ]
+        chosen = asker.choose("Further cores", [*options, Option("a", "add a core"), BACK], "b")
+        if chosen in {None, "b"}:
+            return values
+        if chosen == "a":
+            added, name = v.with_core(values)
+            values = asker.walk(pages.core(name), added) or values
+            continue
+        name = names[int(str(chosen)) - 1]
+        what = asker.choose(name, CHANGE_OR_REMOVE, "c")
+        if what == "t":
+            asker.try_peers((name,), values)
+        elif what == "c":
+            values = asker.walk(pages.core(name), values) or values
+        elif what == "r":
+            values = v.without_core(values, name)
+
+
+# --- filters
+
+
+def filters(asker: Asker, values: Values) -> Values:
+    """Add and remove rules of DICOM_FILTERS."""
+    while True:
+        rules = rules_of(values)
+        options = [Option(str(n), f"remove: {described(rule)}") for n, rule in enumerate(rules, 1)]
+        options += [Option("a", "add a rule"), Option("j", "all of them as JSON"), BACK]
+        chosen = asker.choose("Filters", options, "b")
+        if chosen in {None, "b"}:
+            return values
+        if chosen == "a":
+            values = _added(asker, values) or values
+        elif chosen == "j":
+            values = asker.walk(pages.only("DICOM_FILTERS"), values) or values
+        else:
+            del rules[int(str(chosen)) - 1]
+            values = with_rules(values, rules)
+
+
+def rules_of(values: Values) -> list[dict[str, Any]]:
+    """The rules as they are written; none where they are not readable."""
+    try:
+        found = json.loads(values.get("DICOM_FILTERS") or "[]")
+    except ValueError:
+        return []
+    return list(found) if isinstance(found, list) else []
+
+
+def with_rules(values: Values, rules: list[dict[str, Any]]) -> Values:
+    """The values with these rules.
+
+    Raises:
+        ConfigError: What is wrong with one.
+    """
+    text = json.dumps(rules, separators=(",", ":"), ensure_ascii=False) if rules else ""
+    return v.changed(values, {"DICOM_FILTERS": checked("DICOM_FILTERS", text, values)})
+
+
+def described(rule: Mapping[str, Any]) -> str:
+    """A rule as a person says it."""
+    try:
+        group, element = rule["tag"]["group"], rule["tag"]["element"]
+        name = keyword_for_tag(int(f"{group}{element}", 16))
+        verb = "must match" if rule["should_match"] else "must not match"
+        return f"{name or ''}({group},{element}) {verb} {rule['pattern']}"
+    except (KeyError, TypeError, ValueError):
+        return json.dumps(rule)
+
+
+def tag_of(text: str) -> dict[str, str]:
+    """An element by its keyword (`Modality`) or tag (`0008,0060`).
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    bare = text.strip().strip("()").replace(",", "").replace(" ", "")
+    tag = tag_for_keyword(text.strip())
+    if tag is None:
+        try:
+            tag = int(bare, 16) if len(bare) == 8 else None
+        except ValueError:
+            tag = None
+    if tag is None:
+        raise ConfigError(f"{text!r} is no element: write Modality or 0008,0060")
+    return {"group": f"{tag >> 16:04X}", "element": f"{tag & 0xFFFF:04X}"}
+
+
+def _added(asker: Asker, values: Values) -> Values | None:
+    rule: dict[str, Any] = {"tag": {"group": "0008", "element": "0060"}, "pattern": "x"}
+    rule["should_match"] = True
+
+    def taking(part: str, made: Callable[[str], Any]) -> Callable[[str], Values]:
+        def take(text: str) -> Values:
+            rule[part] = made(text)
+            return with_rules(values, [*rules_of(values), rule])
+
+        return take
+
+    asked = Question("tag", "Element", "Modality, or 0008,0060")
+    if asker.line(asked, taking("tag", tag_of)) is None:
+        return None
+    asked = Question("pattern", "Pattern", "regular expression, e.g. ^(CR|DX)$")
+    if asker.line(asked, taking("pattern", str)) is None:
+        return None
+    options = [Option("m", "only if it matches"), Option("n", "only if it does not match")]
+    must = asker.choose("Upload an instance that has the element", options, "m")
+    return None if must is None else taking("should_match", "m".__eq__)(must)
+
+
+# --- anything
+
+
+def any_setting(asker: Asker, values: Values) -> Values:
+    """Set one by its name."""
+    names: list[str] = []
+
+    def take(text: str) -> Values:
+        names[:] = [known_name(text, values)]
+        return values
+
+    if asker.line(Question("name", "Name of the setting"), take) is None:
+        return values
+    return asker.walk(pages.only(names[0]), values) or values
+
+
+LISTS: Mapping[str, Callable[[Asker, Values], Values]] = {
+    "s": destinations,
+    "f": filters,
+    "c": cores,
+    "x": any_setting,
+}

@@ -1,0 +1,48 @@
+"""The peers a configuration names, and a configuration that is complete enough to try one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS
+from pacsor_tasks.setup import values as v
+from pacsor_tasks.setup.validation import COMPLETE
+from pacsor_tasks.setup.values import Values
+
+#: Tries a peer: the settings, its name; whether it is well, and what to say.
+Tester = Callable[[Values, str], tuple[bool, str]]
+#: A person waits.
+PATIENCE = {"PACS_CONNECT_TIMEOUT": "5", "PACS_TIMEOUT": "10", "RIS_TIMEOUT": "5"}
+_WHERE_RESULTS_GO = {"DESTINATIONS", "CALLBACK_URLS"}
+
+
+def peers(values: Values) -> tuple[str, ...]:
+    """Cores, destinations and TechCare Report, by name."""
+    has_reports = v.is_true(values, "INCLUDE_TECHCARE_REPORT") or v.is_true(values, "WEBPS_ENABLE")
+    reports = ("reports",) if has_reports and values.get("TCR_API_URL") else ()
+    return (*v.cores(values), *reports, *v.used_destinations(values))
+
+
+def settings_for(values: Values, peer: str) -> dict[str, str]:
+    """What is set of a peer, and something for all that is not: it loads before the rest is known.
+
+    A destination of a kind that the wizard does not ask about is tried with all there is.
+    """
+    if peer == "reports":
+        own: tuple[str, ...] = ("TCR_API_URL", "TOKEN", "TCR_AUTH_HEADER", "TCR_REPORT_PATH")
+    elif peer in v.cores(values):
+        own = OF_ONE_CORE
+    elif v.is_pacs(peer):
+        own = OF_ONE_PACS
+    elif v.is_ris(peer):
+        own = OF_ONE_RIS
+    else:
+        return v.changed(values, PATIENCE)
+    names = {*own, *(v.suffixed(name, peer) for name in own)} - _WHERE_RESULTS_GO
+    names -= {v.suffixed(name, peer) for name in _WHERE_RESULTS_GO}
+    found = COMPLETE | {n: value for n, value in values.items() if n in names} | PATIENCE
+    is_destination = own in (OF_ONE_PACS, OF_ONE_RIS)
+    found["DESTINATIONS"] = peer if is_destination else "storescu"
+    if own is OF_ONE_CORE and peer != "core":
+        found["ADDITIONAL_CORES"] = peer
+    return found
