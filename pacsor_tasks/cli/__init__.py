@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Send a real study through a gateway of its own and show it arriving."),
     "check": ("check", "Prove the settings and every peer."),
     "config": ("config", "Print the effective settings, secrets masked."),
+    "migrate": ("migrate", "Make the settings from those of a PACSOR installation."),
     "status": ("studies", "List the latest studies, or show one with its timeline."),
     "relaunch": ("studies", "Send a study through the AI and to its destinations again."),
     "complete": ("studies", "Close a study that is being received, as it is."),
