@@ -8,8 +8,9 @@ from pacsor_tasks.ledger.deliveries import Answer, Deliveries, NewResult
 from pacsor_tasks.ledger.engine import migrate, open_engine
 from pacsor_tasks.ledger.forgetting import Forgetting
 from pacsor_tasks.ledger.gate import Bounds
-from pacsor_tasks.ledger.intake import Intake, NewInstance, NewRevision, Target
+from pacsor_tasks.ledger.intake import NewInstance, NewRevision, Relaunch, Target
 from pacsor_tasks.ledger.peers import Peers
+from pacsor_tasks.ledger.relaunches import Relaunches
 from pacsor_tasks.ledger.reports import Reports
 from pacsor_tasks.ledger.retention import Retention
 from pacsor_tasks.ledger.runs import Decided, Runs
@@ -25,6 +26,7 @@ __all__ = [
     "NewInstance",
     "NewResult",
     "NewRevision",
+    "Relaunch",
     "Target",
     "iso",
     "migrate",
@@ -45,7 +47,7 @@ class Ledger:
     def __init__(self, url: str, clock: Clock = time.time) -> None:
         self.engine = open_engine(url)
         self.clock = clock
-        self.intake = Intake(self.engine, clock)
+        self.intake = Relaunches(self.engine, clock)
         self.runs = Runs(self.engine, clock)
         self.deliveries = Deliveries(self.engine, clock)
         self.studies = Studies(self.engine, clock)

@@ -1,4 +1,4 @@
-"""New work: a stable revision becomes runs, one per core; a relaunch becomes new ones."""
+"""New work: a stable revision becomes runs, one per core."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select
 
-from pacsor_tasks.errors import NotFound
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.runs import TERMINAL, WAITING_FOR
+from pacsor_tasks.ledger.runs import WAITING_FOR
+from pacsor_tasks.ledger.starts import FIRST_STEP, PENDING, Fate
 from pacsor_tasks.ledger.store import Store, insert_missing, lock_study
 from pacsor_tasks.models import (
     EVERYTHING,
     DeliveryState,
     DestinationKind,
-    InstanceOutcome,
     RunState,
     Selection,
     Step,
@@ -59,8 +58,35 @@ class Target:
     selections: Mapping[str, Selection] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaunch:
+    """What an operator wants of a relaunch."""
+
+    #: None: the filters, or, for one destination only, the latest step whose inputs are there
+    from_step: Step | None = None
+    #: the one destination to get the results; None: all of them
+    only: str | None = None
+    by: str | None = None
+    #: who asks twice by the same key gets one relaunch
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be recorded."""
+
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    study_uid: str
+    revision_id: int
+    target: Target
+    #: by instance id
+    fates: Mapping[int, Fate]
+    start: Step = Step.FILTER
+    relaunch: Relaunch | None = None
+
+
 class Intake(Store):
-    """Creates studies, revisions and runs."""
+    """Creates studies, revisions and their runs."""
 
     def knows(self, token: str) -> bool:
         """Whether a revision of this token is in the ledger."""
@@ -103,40 +129,14 @@ class Intake(Store):
             )
             if not ids:
                 return []
+            fates = dict.fromkeys(ids, PENDING)
             return [
-                self._insert_run(c, new.study_uid, revision_id, target, ids, force=False)
-                for target in targets
-            ]
-
-    def relaunch(self, study_uid: str, targets: Sequence[Target]) -> list[str]:
-        """New runs over all instances still held of a study; unfinished older runs are cancelled.
-
-        Raises:
-            NotFound: The study is unknown, or retention removed its pixels.
-        """
-        with self.write() as c:
-            lock_study(c, study_uid)
-            held = (
-                select(t.instance.c.id, t.instance.c.sop_instance_uid, t.instance.c.revision_id)
-                .join(t.revision, t.revision.c.id == t.instance.c.revision_id)
-                .where(t.revision.c.study_uid == study_uid, t.revision.c.removed_at.is_(None))
-                .order_by(t.revision.c.number, t.instance.c.id)
-            )
-            rows = c.execute(held).all()
-            if not rows:
-                known = c.execute(
-                    select(t.study.c.study_uid).where(t.study.c.study_uid == study_uid)
-                ).first()
-                raise NotFound(
-                    f"study {study_uid}: its instances are no longer held"
-                    if known
-                    else f"study {study_uid}: never received"
+                self._insert_run(
+                    c,
+                    NewRun(
+                        study_uid=new.study_uid, revision_id=revision_id, target=target, fates=fates
+                    ),
                 )
-            newest = {row.sop_instance_uid: row.id for row in rows}
-            self._cancel_unfinished(c, study_uid, [target.core for target in targets])
-            ids = sorted(newest.values())
-            return [
-                self._insert_run(c, study_uid, rows[-1].revision_id, target, ids, force=True)
                 for target in targets
             ]
 
@@ -185,82 +185,59 @@ class Intake(Store):
             )
         return revision_id, number
 
-    def _insert_run(  # noqa: PLR0913 - one row's worth of columns
-        self,
-        c: Connection,
-        study_uid: str,
-        revision_id: int,
-        target: Target,
-        instance_ids: Sequence[int],
-        *,
-        force: bool,
-    ) -> str:
-        now, run_id = self.clock(), str(uuid.uuid4())
+    def _insert_run(self, c: Connection, new: NewRun) -> str:
+        now, start = self.clock(), new.start
+        step = FIRST_STEP[start]
         c.execute(
             insert(t.run).values(
-                id=run_id, study_uid=study_uid, revision_id=revision_id, core=target.core,
-                state=RunState.QUEUED, step=Step.FILTER, force=force, owner=None, lease_until=0,
-                due_at=now, waiting_for=WAITING_FOR[Step.FILTER], attempts=0, step_since=now,
-                enqueued_at=now, created_at=now, finished_at=None, error=None,
+                id=new.id, study_uid=new.study_uid, revision_id=new.revision_id,
+                core=new.target.core, state=RunState.QUEUED, step=step,
+                force=new.relaunch is not None, owner=None, lease_until=0, due_at=now,
+                waiting_for=WAITING_FOR[step], attempts=0, step_since=now, enqueued_at=now,
+                created_at=now, finished_at=None, error=None,
+                from_step=start if new.relaunch else None,
+                only_destination=new.relaunch.only if new.relaunch else None,
+                request_key=new.relaunch.key if new.relaunch else None,
             )
         )  # fmt: skip
         c.execute(
             insert(t.run_instance),
             [
-                {"run_id": run_id, "instance_id": i, "outcome": InstanceOutcome.PENDING}
-                for i in instance_ids
+                {"run_id": new.id, "instance_id": i, "outcome": fate.outcome,
+                 "reason": fate.reason, "rule": fate.rule, "tag": fate.tag}
+                for i, fate in new.fates.items()
             ],
+        )  # fmt: skip
+        self._insert_deliveries(c, new)
+        self.add_event(
+            c,
+            study_uid=new.study_uid,
+            run_id=new.id,
+            kind="run.queued",
+            message=f"{_said(new)}: {counted(len(new.fates), 'instance')}",
+            by=new.relaunch.by if new.relaunch else None,
         )
+        return new.id
+
+    def _insert_deliveries(self, c: Connection, new: NewRun) -> None:
         deliveries = [
             {
-                "id": f"{run_id}:{name}", "run_id": run_id, "study_uid": study_uid,
+                "id": f"{new.id}:{name}", "run_id": new.id, "study_uid": new.study_uid,
                 "destination": name, "kind": kind, "state": DeliveryState.PENDING, "owner": None,
                 "lease_until": 0, "due_at": None, "waiting_for": "the results", "attempts": 0,
                 "active_since": None, "enqueued_at": 0, "finished_at": None, "sent": 0, "total": 0,
                 "control_id": None, "error": None,
-                "selection": target.selections.get(name, EVERYTHING).to_json(),
+                "selection": new.target.selections.get(name, EVERYTHING).to_json(),
             }
-            for name, kind in target.destinations
+            for name, kind in new.target.destinations
         ]  # fmt: skip
         if deliveries:
             c.execute(insert(t.delivery), deliveries)
-        self.add_event(
-            c,
-            study_uid=study_uid,
-            run_id=run_id,
-            kind="run.queued",
-            message=f"{'relaunched' if force else 'run'} on {target.core}"
-            f": {counted(len(instance_ids), 'instance')}",
-        )
-        return run_id
 
-    def _cancel_unfinished(self, c: Connection, study_uid: str, cores: Sequence[str]) -> None:
-        now, reason = self.clock(), "replaced by a relaunch"
-        cancelled = c.execute(
-            update(t.run)
-            .where(
-                t.run.c.study_uid == study_uid,
-                t.run.c.core.in_(cores),
-                t.run.c.state.not_in(TERMINAL),
-            )
-            .values(
-                state=RunState.CANCELLED, owner=None, lease_until=0, due_at=None,
-                waiting_for=None, finished_at=now, error=reason,
-            )
-            .returning(t.run.c.id)
-        ).scalars()  # fmt: skip
-        for run_id in list(cancelled):
-            c.execute(
-                update(t.delivery)
-                .where(
-                    t.delivery.c.run_id == run_id,
-                    t.delivery.c.state.in_((DeliveryState.PENDING, DeliveryState.RETRYING)),
-                )
-                .values(
-                    state=DeliveryState.SKIPPED, owner=None, lease_until=0, due_at=None,
-                    waiting_for=None, finished_at=now, error=reason,
-                )
-            )  # fmt: skip
-            self.add_event(
-                c, study_uid=study_uid, run_id=run_id, kind="run.cancelled", message=reason
-            )
+
+def _said(new: NewRun) -> str:
+    if new.relaunch is None:
+        return f"run on {new.target.core}"
+    begun = f" from {new.start}" if new.start is not Step.FILTER else ""
+    only = f", for {new.relaunch.only} only" if new.relaunch.only else ""
+    return f"relaunched on {new.target.core}{begun}{only}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +10,12 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.store import Store
-from pacsor_tasks.models import DeliveryState, RunState
+from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState
 
 MAX_EVENTS = 500
+#: Different reasons why instances of one run were left out that are told.
+MAX_REASONS = 50
+LEFT_OUT = (InstanceOutcome.FILTERED, InstanceOutcome.UNREADABLE, InstanceOutcome.DUPLICATE)
 
 
 class Studies(Store):
@@ -169,6 +172,59 @@ class Studies(Store):
             grouped.setdefault(r["study_uid"], []).append(_run(r, deliveries.get(r["id"], [])))
         return grouped
 
+    def _left_out(self, c: Connection, run_id: str) -> list[dict[str, Any]]:
+        """Why instances of a run did not go to the AI, the most frequent reasons first."""
+        of = t.run_instance.c
+        why = (of.outcome, of.rule, of.tag, of.reason)
+        query = (
+            select(*why, func.count().label("instances"))
+            .where(of.run_id == run_id, of.outcome.in_(LEFT_OUT))
+            .group_by(*why)
+            .order_by(func.count().desc(), of.rule, of.reason)
+            .limit(MAX_REASONS)
+        )
+        return [dict(row) for row in c.execute(query).mappings()]
+
+    def instances(
+        self, run_id: str, *, outcome: str | None = None, limit: int = 50, after: int = 0
+    ) -> dict[str, Any] | None:
+        """What a run did with each of its instances; None when there is no such run.
+
+        Args:
+            run_id: Of the run.
+            outcome: Only those of this outcome.
+            limit: 1 to 500.
+            after: `next_after` of the page before.
+
+        Returns:
+            {"run_id", "study_instance_uid", "core", "instances": [{"sop_instance_uid", "outcome",
+            "rule", "tag", "reason"}], "next_after": int | None}
+        """
+        of = t.run_instance.c
+        query = (
+            select(of.instance_id, t.instance.c.sop_instance_uid, of.outcome, of.rule, of.tag,
+                   of.reason)
+            .join(t.instance, t.instance.c.id == of.instance_id)
+            .where(of.run_id == run_id, of.instance_id > after)
+            .order_by(of.instance_id)
+            .limit(limit + 1)
+        )  # fmt: skip
+        if outcome is not None:
+            query = query.where(of.outcome == outcome)
+        with self.read() as c:
+            run = c.execute(select(t.run).where(t.run.c.id == run_id)).mappings().first()
+            if run is None:
+                return None
+            rows = [dict(row) for row in c.execute(query).mappings()]
+        ids = [row.pop("instance_id") for row in rows]
+        return {
+            "run_id": run_id,
+            "study_instance_uid": run["study_uid"],
+            "core": run["core"],
+            "instances": rows[:limit],
+            "next_after": ids[limit - 1] if len(ids) > limit else None,
+        }
+
     def _with_outcomes(self, c: Connection, run: dict[str, Any]) -> dict[str, Any]:
         outcomes = c.execute(
             select(t.run_instance.c.outcome, func.count())
@@ -181,6 +237,7 @@ class Studies(Store):
         return {
             **run,
             "instances": {row[0]: row[1] for row in outcomes},
+            "left_out": self._left_out(c, run["id"]),
             "commands": [
                 {"name": r["name"], "outcome": r["outcome"], "reason": r["reason"]}
                 for r in commands
@@ -189,15 +246,37 @@ class Studies(Store):
 
 
 def _is_latest_of_its_core() -> ColumnElement[bool]:
-    # Runs of one revision differ by microseconds from core to core: the newest is per core.
-    other = t.run.alias()
-    newest = (
-        select(func.max(other.c.created_at))
-        .where(other.c.study_uid == t.run.c.study_uid, other.c.core == t.run.c.core)
+    """No later run stands in for it. Runs of one revision differ by microseconds between cores."""
+    later = t.run.alias()
+    return ~(
+        select(later.c.id)
+        .where(
+            later.c.study_uid == t.run.c.study_uid,
+            later.c.core == t.run.c.core,
+            later.c.created_at > t.run.c.created_at,
+            or_(
+                later.c.only_destination.is_(None),
+                later.c.only_destination == t.run.c.only_destination,
+            ),
+        )
         .correlate(t.run)
-        .scalar_subquery()
+        .exists()
     )
-    return t.run.c.created_at == newest
+
+
+def latest_runs(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a study's runs, the newest first, those that no later one stands in for.
+
+    That is the newest of each core, and what was relaunched since for one destination only.
+    """
+    found: list[Mapping[str, Any]] = []
+    seen: set[tuple[str, str | None]] = set()
+    for run in runs:
+        core, only = run["core"], run["only"]
+        if (core, None) not in seen and (core, only) not in seen:
+            found.append(run)
+        seen.add((core, only))
+    return found
 
 
 def iso(at: float | None) -> str | None:
@@ -209,10 +288,7 @@ def iso(at: float | None) -> str | None:
 
 def _summary(row: Mapping[Any, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     # The state of a study is that of the latest run of the core that is worst off.
-    latest: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        latest.setdefault(run["core"], run)
-    shown = min(latest.values(), key=_urgency) if latest else None
+    shown = min(latest_runs(runs), key=_urgency, default=None)
     return {
         "study_instance_uid": row["study_uid"],
         "created_at": iso(row["created_at"]),
@@ -261,6 +337,8 @@ def _run(row: Mapping[Any, Any], deliveries: list[dict[str, Any]]) -> dict[str, 
         "due_at": due_at,
         "attempts": row["attempts"],
         "relaunched": row["force"],
+        "from": row["from_step"],
+        "only": row["only_destination"],
         "created_at": iso(row["created_at"]),
         "finished_at": iso(row["finished_at"]),
         "error": row["error"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
 
 from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import gate
@@ -129,7 +129,7 @@ class Verbs(Store):
             if present is not None and present["state"] != DeliveryState.SKIPPED:
                 raise Conflict(f"{name} has this run's results or will: {present['state']}")
             if delivery["state"] == DeliveryState.QUARANTINED:
-                self._require_current(c, run)
+                self._require_current(c, run, delivery["destination"])
             self._end(c, run, delivery, f"re-routed to {name} by {by}")
             # The same results, whatever the other one gets by itself.
             fresh = {**_NOT_YET, "selection": delivery["selection"]}
@@ -159,7 +159,7 @@ class Verbs(Store):
     def _retry_delivery(self, c: Connection, run: RowMapping, delivery: RowMapping) -> None:
         name, state = delivery["destination"], DeliveryState(delivery["state"])
         if state is DeliveryState.QUARANTINED:
-            self._require_current(c, run)
+            self._require_current(c, run, name)
             c.execute(
                 update(t.delivery)
                 .where(t.delivery.c.id == delivery["id"])
@@ -301,13 +301,14 @@ class Verbs(Store):
         if work["lease_until"] > self.clock():
             raise Conflict("a worker is at it just now")
 
-    def _require_current(self, c: Connection, run: RowMapping) -> None:
+    def _require_current(self, c: Connection, run: RowMapping, destination: str) -> None:
         """What is over for good holds on to no results, so nothing of it is to become due."""
-        self._require_latest(c, run)
+        self._require_latest(c, run, destination)
         if RunState(run["state"]).is_terminal and run["state"] != RunState.FAILED:
             raise Conflict(f"the run is {run['state']}: relaunch the study to send it again")
 
-    def _require_latest(self, c: Connection, run: RowMapping) -> None:
+    def _require_latest(self, c: Connection, run: RowMapping, destination: str = "") -> None:
+        """No later relaunch stands in for the run, or for its delivery to this destination."""
         newer = (
             select(t.run.c.id)
             .where(
@@ -316,6 +317,10 @@ class Verbs(Store):
                 t.run.c.created_at >= run["created_at"],
                 t.run.c.id != run["id"],
                 t.run.c.force.is_(True),
+                or_(
+                    t.run.c.only_destination.is_(None),
+                    t.run.c.only_destination == destination,
+                ),
             )
             .limit(1)
         )

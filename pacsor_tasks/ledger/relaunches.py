@@ -1,0 +1,322 @@
+"""Relaunches: new runs over what is held of a study, from any step whose inputs are still there.
+
+A relaunch to every destination replaces the core's unfinished runs. One for a single destination
+leaves them to go on, and takes over from them what they could not deliver there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, exists, insert, select, update
+
+from pacsor_tasks.errors import Conflict, NotFound
+from pacsor_tasks.ledger import schema as t
+from pacsor_tasks.ledger.intake import Intake, NewRun, Relaunch, Target
+from pacsor_tasks.ledger.runs import OPEN_DELIVERY, TERMINAL, WAITING_FOR
+from pacsor_tasks.ledger.runs import skip_deliveries as skipping
+from pacsor_tasks.ledger.starts import Delivering, Earlier, Fate, Holdings, fate_at, start_of
+from pacsor_tasks.ledger.store import lock_study
+from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
+
+WHOLE = Relaunch()
+REPLACED = "replaced by a relaunch"
+NOT_HELD = "its instances are no longer held: they would have to be sent again"
+
+
+class Carried(NamedTuple):
+    """Results on disk that a new run begins with."""
+
+    #: the run that downloaded them
+    results_of: str
+    #: the new run; its results directory holds them too
+    run_id: str
+
+
+class Relaunches(Intake):
+    """Creates new runs of studies that are in the ledger."""
+
+    def holdings(self, study_uid: str, cores: Sequence[str]) -> list[Holdings]:
+        """What is there of a study for each core.
+
+        Raises:
+            NotFound: The study is unknown, or retention removed its pixels.
+        """
+        with self.read() as c:
+            return [self._holdings(c, study_uid, core) for core in cores]
+
+    def result_paths(self, run_id: str) -> list[str]:
+        """Where a run's results are, relative to the spool."""
+        query = select(t.result.c.path).where(t.result.c.run_id == run_id)
+        with self.read() as c:
+            return list(c.execute(query).scalars())
+
+    def relaunch(
+        self,
+        study_uid: str,
+        targets: Sequence[Target],
+        wish: Relaunch = WHOLE,
+        carried: Mapping[str, Carried] | None = None,
+    ) -> list[str]:
+        """New runs over what is held of a study, one per core; all or none.
+
+        Safe to repeat: what was asked for by the same key, or has not begun yet, is not made twice.
+
+        Args:
+            study_uid: StudyInstanceUID.
+            targets: The cores, with the destinations to get their results.
+            wish: What is wanted.
+            carried: By core, results on disk to begin the deliveries with.
+
+        Returns:
+            The ids of the runs.
+
+        Raises:
+            NotFound: The study is unknown, or its pixels are gone; or the destination is.
+            Conflict: The inputs of that step are gone, or the destination gets the results of a run
+                under way.
+        """
+        wanted = partial_targets(targets, wish.only)
+        with self.write() as c:
+            lock_study(c, study_uid)
+            if wish.key and (known := self._asked_before(c, study_uid, wish.key)):
+                return known
+            return [
+                self._relaunch(c, study_uid, target, wish, (carried or {}).get(target.core))
+                for target in wanted
+            ]
+
+    def _relaunch(
+        self,
+        c: Connection,
+        study_uid: str,
+        target: Target,
+        wish: Relaunch,
+        carried: Carried | None,
+    ) -> str:
+        there = self._holdings(c, study_uid, target.core)
+        results_held = carried is not None and carried.results_of == there.results_of
+        delivering = delivering_of(target, results_held=results_held)
+        start = start_of(wish.from_step, there, delivering, is_partial=wish.only is not None)
+        new = NewRun(
+            study_uid=study_uid, revision_id=there.revision_id, target=target, start=start,
+            fates={i: fate_at(start, fate) for i, fate in there.fates.items()}, relaunch=wish,
+        )  # fmt: skip
+        if (same := self._not_begun(c, new)) is not None:
+            self.add_event(
+                c, study_uid=study_uid, run_id=same, kind="run.queued", by=wish.by,
+                message="the same relaunch was asked for again: it has not begun yet",
+            )  # fmt: skip
+            return same
+        self._replace_unfinished(c, new)
+        if start is Step.DELIVER and there.results_of is not None:
+            new = replace(new, id=carried.run_id) if carried and results_held else new
+            run_id = self._insert_run(c, new)
+            self._take_over(c, there.results_of, run_id)
+            return run_id
+        return self._insert_run(c, new)
+
+    # --- what is there
+
+    def _holdings(self, c: Connection, study_uid: str, core: str) -> Holdings:
+        query = (
+            select(t.instance.c.id, t.instance.c.sop_instance_uid, t.instance.c.revision_id)
+            .join(t.revision, t.revision.c.id == t.instance.c.revision_id)
+            .where(t.revision.c.study_uid == study_uid, t.revision.c.removed_at.is_(None))
+            .order_by(t.revision.c.number, t.instance.c.id)
+        )
+        held = c.execute(query).all()
+        if not held:
+            known = select(t.study.c.study_uid).where(t.study.c.study_uid == study_uid)
+            is_known = c.execute(known).first() is not None
+            raise NotFound(f"study {study_uid}: {NOT_HELD if is_known else 'never received'}")
+        newest = {row.sop_instance_uid: row.id for row in held}
+        fates = self._fates(c, study_uid, core)
+        return Holdings(
+            core=core,
+            revision_id=held[-1].revision_id,
+            fates={i: fates.get(i) for i in sorted(newest.values())},
+            runs=self._earlier(c, study_uid, core),
+        )
+
+    def _fates(self, c: Connection, study_uid: str, core: str) -> dict[int, Fate]:
+        """What the core's latest run that got so far made of each instance."""
+        of = t.run_instance.c
+        query = (
+            select(of.instance_id, of.outcome, of.reason, of.rule, of.tag, t.run.c.step)
+            .join(t.run, t.run.c.id == of.run_id)
+            .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
+            .order_by(t.run.c.created_at, t.run.c.id)
+        )
+        return {
+            row.instance_id: Fate(
+                outcome=InstanceOutcome(row.outcome), reason=row.reason, rule=row.rule, tag=row.tag
+            )
+            for row in c.execute(query)
+            if row.outcome != InstanceOutcome.PENDING
+            or Step(row.step).position > Step.FILTER.position
+        }
+
+    def _earlier(self, c: Connection, study_uid: str, core: str) -> list[Earlier]:
+        uploaded = exists().where(
+            t.run_instance.c.run_id == t.run.c.id,
+            t.run_instance.c.outcome == InstanceOutcome.UPLOADED,
+        )
+        query = (
+            select(t.run.c.id, t.run.c.step, uploaded.label("has_uploaded"))
+            .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
+            .order_by(t.run.c.created_at.desc(), t.run.c.id.desc())
+        )
+        return [
+            Earlier(id=row.id, step=Step(row.step), has_uploaded=bool(row.has_uploaded))
+            for row in c.execute(query)
+        ]
+
+    # --- the same again
+
+    def _asked_before(self, c: Connection, study_uid: str, key: str) -> list[str]:
+        query = select(t.run.c.id).where(t.run.c.study_uid == study_uid, t.run.c.request_key == key)
+        return list(c.execute(query.order_by(t.run.c.core)).scalars())
+
+    def _not_begun(self, c: Connection, new: NewRun) -> str | None:
+        """A relaunch that is the same as this one, and that no worker has taken up."""
+        only = new.relaunch.only if new.relaunch else None
+        query = select(t.run.c.id).where(
+            t.run.c.study_uid == new.study_uid,
+            t.run.c.core == new.target.core,
+            t.run.c.state == RunState.QUEUED,
+            t.run.c.force.is_(True),
+            t.run.c.owner.is_(None),
+            t.run.c.attempts == 0,
+            t.run.c.from_step == new.start,
+            t.run.c.only_destination == only if only else t.run.c.only_destination.is_(None),
+        )
+        of, to = t.run_instance.c, t.delivery.c
+        for run_id in c.execute(query).scalars().all():
+            same = set(c.execute(select(of.instance_id).where(of.run_id == run_id)).scalars())
+            names = set(c.execute(select(to.destination).where(to.run_id == run_id)).scalars())
+            if same == set(new.fates) and names == {name for name, _ in new.target.destinations}:
+                return str(run_id)
+        return None
+
+    # --- what it replaces
+
+    def _replace_unfinished(self, c: Connection, new: NewRun) -> None:
+        assert new.relaunch is not None  # noqa: S101 - for the type checker
+        only, by = new.relaunch.only, new.relaunch.by
+        mine = (t.run.c.study_uid == new.study_uid, t.run.c.core == new.target.core)
+        which = (*mine, t.run.c.only_destination == only) if only else mine
+        now = self.clock()
+        cancelled = c.execute(
+            update(t.run)
+            .where(*which, t.run.c.state.not_in(TERMINAL))
+            .values(
+                state=RunState.CANCELLED, owner=None, lease_until=0, due_at=None,
+                waiting_for=None, finished_at=now, error=REPLACED,
+            )
+            .returning(t.run.c.id)
+        ).scalars()  # fmt: skip
+        for run_id in list(cancelled):
+            c.execute(skipping(run_id, REPLACED, now))
+            self.add_event(
+                c, study_uid=new.study_uid, run_id=run_id, kind="run.cancelled", message=REPLACED,
+                by=by,
+            )  # fmt: skip
+        if only:
+            self._take_from_others(c, new, only)
+
+    def _take_from_others(self, c: Connection, new: NewRun, only: str) -> None:
+        """What other runs could not deliver there is this one's; what they will, is theirs."""
+        for found in self._others(c, new, only):
+            if found.delivery_state in OPEN_DELIVERY:
+                raise Conflict(
+                    f"{only} is to get the results of the run on {new.target.core} that is under"
+                    f" way ({found.delivery_state}): retry or cancel that one, or relaunch to all"
+                )
+            c.execute(
+                update(t.delivery)
+                .where(t.delivery.c.id == f"{found.id}:{only}")
+                .values(state=DeliveryState.SKIPPED, finished_at=self.clock(), error=REPLACED)
+            )
+            if found.state == RunState.FAILED and found.step == Step.DELIVER:
+                self._settle_again(c, found.id)
+
+    def _others(self, c: Connection, new: NewRun, only: str) -> list[Row[Any]]:
+        unsettled = (*OPEN_DELIVERY, DeliveryState.QUARANTINED)
+        there = exists().where(
+            t.delivery.c.id == t.run.c.id + f":{only}", t.delivery.c.state.in_(unsettled)
+        )
+        mine = (t.run.c.study_uid == new.study_uid, t.run.c.core == new.target.core)
+        # The run's row first, as everybody who locks both does.
+        ids = c.execute(
+            select(t.run.c.id).where(*mine, there).order_by(t.run.c.id).with_for_update()
+        ).scalars()
+        query = (
+            select(
+                t.run.c.id, t.run.c.state, t.run.c.step, t.delivery.c.state.label("delivery_state")
+            )
+            .join(t.delivery, t.delivery.c.run_id == t.run.c.id)
+            .where(
+                t.run.c.id.in_(list(ids)),
+                t.delivery.c.destination == only,
+                t.delivery.c.state.in_(unsettled),
+            )
+        )
+        return list(c.execute(query))
+
+    def _settle_again(self, c: Connection, run_id: str) -> None:
+        """A run that had failed by this delivery alone may be done now: the sweep looks at it."""
+        now = self.clock()
+        c.execute(
+            update(t.run)
+            .where(t.run.c.id == run_id)
+            .values(
+                state=Step.DELIVER.state, due_at=now, enqueued_at=0, step_since=now, owner=None,
+                lease_until=0, attempts=0, losses=0, finished_at=None, error=None,
+                waiting_for=WAITING_FOR[Step.DELIVER],
+            )
+        )  # fmt: skip
+
+    def _take_over(self, c: Connection, results_of: str, run_id: str) -> None:
+        """Give a new run what an older one downloaded."""
+        for table in (t.command, t.result):
+            rows = c.execute(select(table).where(table.c.run_id == results_of)).mappings()
+            copies = [{k: v for k, v in row.items() if k != "id"} for row in rows]
+            for copy in copies:
+                copy["run_id"] = run_id
+                if "path" in copy:
+                    copy["path"] = carried_path(copy["path"], results_of, run_id)
+            if copies:
+                c.execute(insert(table), copies)
+
+
+def partial_targets(targets: Sequence[Target], only: str | None) -> list[Target]:
+    """The targets, or of each that has the one destination a target with it alone.
+
+    Raises:
+        NotFound: None has it.
+    """
+    if only is None:
+        return list(targets)
+    found = [
+        replace(target, destinations=[(n, k) for n, k in target.destinations if n == only])
+        for target in targets
+    ]
+    found = [target for target in found if target.destinations]
+    if not found:
+        cores = ", ".join(target.core for target in targets)
+        raise NotFound(f"{only!r} is no destination of {cores}")
+    return found
+
+
+def delivering_of(target: Target, *, results_held: bool) -> Delivering:
+    """What a target's deliveries would need."""
+    needs = any(kind.takes_instances for _, kind in target.destinations)
+    return Delivering(needs_results=needs, results_held=results_held)
+
+
+def carried_path(path: str, results_of: str, run_id: str) -> str:
+    """Where a result is that a new run takes over from an older one."""
+    return path.replace(f"results/{results_of}/", f"results/{run_id}/", 1)
