@@ -16,6 +16,7 @@ from pacsor_tasks import core_plugins
 from pacsor_tasks.core_api import CoreClient, CoreConfig, CoreFactory
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.milvue.client import MilvueClient
+from pacsor_tasks.milvue.dialect import Dialect
 from pacsor_tasks.plugged_core import AbsentCore, shielded
 from pacsor_tasks.routes import Route
 from pacsor_tasks.settings import Settings
@@ -34,7 +35,15 @@ def milvue(config: CoreConfig) -> CoreClient:
         connect_timeout_s=config.connect_timeout_s,
         read_timeout_s=config.read_timeout_s,
         parallel=config.parallel,
+        dialect=Dialect(
+            url_setting=f"API_URL{_suffix(config)}", token_setting=f"TOKEN{_suffix(config)}"
+        ),
     )
+
+
+def _suffix(config: CoreConfig) -> str:
+    number = config.name.removeprefix("core")
+    return f"_{number}" if number else ""
 
 
 def tcr(config: CoreConfig, settings: Settings) -> TcrClient:
@@ -45,7 +54,7 @@ def tcr(config: CoreConfig, settings: Settings) -> TcrClient:
         routes=_routes(settings),
         organization_id=config.options.get("organization_id", ""),
         header=settings.TCR_AUTH_HEADER,
-        token_setting="PROVIDER_TOKEN",  # noqa: S106 - a name
+        token_setting=f"PROVIDER_TOKEN{_suffix(config)}",
     )
     return TcrClient(access, timeouts_s=(config.connect_timeout_s, config.read_timeout_s))
 

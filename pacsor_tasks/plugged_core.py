@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from billiard.common import (  # type: ignore[attr-defined] # newer than its stubs
+    terminate_handler_fired,
+)
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from pacsor_tasks.core_api import (
@@ -126,8 +129,8 @@ class PluggedCore:
             said = f"{type(exc).__name__} {exc.strerror or ''}".rstrip()
             raise PeerUnavailable(f"{self._name}: {said} in {method}()") from exc
         except (Exception, SystemExit) as exc:
-            if _is_of_the_worker(exc):
-                raise
+            if isinstance(exc, SystemExit) and terminate_handler_fired():
+                raise  # the worker's own, on a signal, and not a package's `sys.exit`
             # Where, but not the exception's own words: they may quote the value it choked on.
             log.error(  # noqa: TRY400
                 "core.bug",
@@ -227,13 +230,3 @@ def _in(directory: Path, path: Path) -> Path | None:
     if path.is_symlink() or not whole.is_file() or not whole.is_relative_to(real):
         return None
     return directory / whole.relative_to(real)
-
-
-def _is_of_the_worker(exc: BaseException) -> bool:
-    """Whether an exit is the pool's own, on a signal, and not a package's `sys.exit`."""
-    if not isinstance(exc, SystemExit):
-        return False
-    frames = [
-        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(exc.__traceback__)
-    ]
-    return bool(frames) and frames[-1].startswith("billiard")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pacsor_tasks.errors import BadResponse
+from pacsor_tasks.milvue.dialect import MILVUE, Dialect
 from pacsor_tasks.milvue.download import Download
 from pacsor_tasks.milvue.findings import read_findings
 from pacsor_tasks.milvue.outcomes import (
@@ -61,6 +62,7 @@ class MilvueClient:
         connect_timeout_s: To a connection.
         read_timeout_s: To the first byte of an answer, and between its blocks.
         parallel: Signed transfers at once, and connections kept, at least 1.
+        dialect: Names the settings that errors point to.
 
     Raises:
         ConfigError: The URL or the token cannot be used.
@@ -75,6 +77,7 @@ class MilvueClient:
         connect_timeout_s: float = 10,
         read_timeout_s: float = 120,
         parallel: int = 4,
+        dialect: Dialect = MILVUE,
     ) -> None:
         self._is_signed = signed_url
         self._parallel = max(1, parallel)
@@ -83,6 +86,7 @@ class MilvueClient:
             token,
             timeouts_s=(connect_timeout_s, read_timeout_s),
             parallel=self._parallel + 1,
+            dialect=dialect,
         )
 
     def __enter__(self) -> MilvueClient:
