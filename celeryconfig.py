@@ -73,6 +73,7 @@ task_routes = {
     # "pacsor.retention" takes minutes: it goes with the transfers, by default.
     "pacsor.store": {"queue": "deliver"},
     "pacsor.hl7": {"queue": "deliver"},
+    "pacsor.webhook": {"queue": "deliver"},
     # Its own small worker: a backlog cannot starve recovery.
     "pacsor.reconcile": {"queue": "control"},
     "pacsor.relaunch": {"queue": "control"},

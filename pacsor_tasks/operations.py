@@ -7,7 +7,7 @@ import structlog
 from pacsor_tasks import pipeline
 from pacsor_tasks.errors import Conflict, NotFound, PeerUnavailable
 from pacsor_tasks.ledger.verbs import Subject
-from pacsor_tasks.models import DeliveryState, DestinationKind, PeerKind, PeerName, Step
+from pacsor_tasks.models import DeliveryState, PeerKind, PeerName, Step
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.spool import Spool
 
@@ -173,7 +173,7 @@ def peer_called(name: str, ports: Ports) -> PeerName:
 def configured(ports: Ports) -> list[PeerName]:
     """Every core and destination of the settings, cores first."""
     cores = [PeerName(PeerKind.CORE, name) for name in ports.cores]
-    return cores + [PeerName(PeerKind.DESTINATION, name) for name in (*ports.pacs, *ports.ris)]
+    return cores + [PeerName(PeerKind.DESTINATION, name) for name in ports.destinations]
 
 
 def name_of(by: str) -> str:
@@ -199,7 +199,7 @@ def _require_results(delivery_id: str, ports: Ports) -> None:
     delivery = ports.ledger.deliveries.get(delivery_id)
     if delivery is None:
         raise NotFound(f"no delivery {delivery_id}")
-    if delivery.kind is not DestinationKind.STORESCU or delivery.state is DeliveryState.DELIVERED:
+    if not delivery.kind.takes_instances or delivery.state is DeliveryState.DELIVERED:
         return
     missing = [
         r for r in ports.ledger.deliveries.unsent(delivery) if not ports.file(r.path).is_file()

@@ -24,7 +24,10 @@ STEPS: dict[Step, str] = {
 }
 DELIVER: dict[DestinationKind, str] = {
     DestinationKind.STORESCU: "pacsor.store",
+    DestinationKind.STOW: "pacsor.store",
+    DestinationKind.FOLDER: "pacsor.store",
     DestinationKind.HL7: "pacsor.hl7",
+    DestinationKind.WEBHOOK: "pacsor.webhook",
 }
 CLEANUP = "pacsor.cleanup"
 INGEST = "pacsor.ingest"

@@ -12,6 +12,8 @@ from pacsor_tasks.breaker import Breaker, NoBreaker
 from pacsor_tasks.core_api import CoreClient, GivesFindings
 from pacsor_tasks.dicom.rules import FilterRule
 from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.dicomweb.stow import StowServer
+from pacsor_tasks.folder import Folder
 from pacsor_tasks.hl7.kept import Connections
 from pacsor_tasks.hl7.kept import Ris as Ris
 from pacsor_tasks.hl7.message import MessageOptions
@@ -21,6 +23,7 @@ from pacsor_tasks.limits import Limiter
 from pacsor_tasks.models import DestinationKind, PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.spool import Spool
+from pacsor_tasks.webhook import Webhook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,6 +119,11 @@ class Ports:
     targets: Sequence[Target]
     pacs: Mapping[str, Pacs]
     ris: Mapping[str, Ris]
+    stow: Mapping[str, StowServer] = field(default_factory=dict)
+    folders: Mapping[str, Folder] = field(default_factory=dict)
+    webhooks: Mapping[str, Webhook] = field(default_factory=dict)
+    #: how fast each destination is sent to; not there: as fast as it takes it
+    limits: Mapping[str, Limiter] = field(default_factory=dict)
     #: by HL7 destination
     hl7: Mapping[str, Hl7Content]
     poll: PollPolicy
@@ -152,6 +160,27 @@ class Ports:
 
     def kind(self, destination: str) -> DestinationKind | None:
         """What a configured destination speaks; None when it is no longer configured."""
-        if destination in self.pacs:
-            return DestinationKind.STORESCU
-        return DestinationKind.HL7 if destination in self.ris else None
+        return next((k for k, names in self._by_kind().items() if destination in names), None)
+
+    @property
+    def destinations(self) -> list[str]:
+        """Every configured destination, those that take instances first."""
+        return [name for names in self._by_kind().values() for name in names]
+
+    def wakes_messages(self, destination: str) -> bool:
+        """Whether messages may wait for what is delivered to a destination."""
+        kind = self.kind(destination)
+        if kind is None or not kind.is_archive:
+            return False
+        return any(content.after_images for content in self.hl7.values()) or any(
+            webhook.after_images for webhook in self.webhooks.values()
+        )
+
+    def _by_kind(self) -> dict[DestinationKind, Mapping[str, object]]:
+        return {
+            DestinationKind.STORESCU: self.pacs,
+            DestinationKind.STOW: self.stow,
+            DestinationKind.FOLDER: self.folders,
+            DestinationKind.HL7: self.ris,
+            DestinationKind.WEBHOOK: self.webhooks,
+        }

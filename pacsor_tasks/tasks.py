@@ -43,6 +43,7 @@ from pacsor_tasks.steps.ingest import ingest as ingest_step
 from pacsor_tasks.steps.poll import poll as poll_step
 from pacsor_tasks.steps.store import store_results
 from pacsor_tasks.steps.upload import upload as upload_step
+from pacsor_tasks.steps.webhook import post_event
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +91,7 @@ def fan_out(run_id: str) -> None:
 
 @app.task(name="pacsor.store")
 def store(delivery_id: str) -> None:
-    """Store the results at one PACS."""
+    """Store the results at one PACS, DICOMweb server or directory."""
     _deliver(delivery_id, store_results)
 
 
@@ -98,6 +99,12 @@ def store(delivery_id: str) -> None:
 def hl7(delivery_id: str) -> None:
     """Send the message to one RIS."""
     _deliver(delivery_id, send_message)
+
+
+@app.task(name="pacsor.webhook")
+def webhook(delivery_id: str) -> None:
+    """Post the event to one URL."""
+    _deliver(delivery_id, post_event)
 
 
 @app.task(name="pacsor.cleanup")
@@ -182,7 +189,7 @@ def _deliver(delivery_id: str, action: DeliveryStep) -> None:
             ports.slots_of(destination),
         ):
             pipeline.launch(run_id, Step.CLEANUP, ())
-        if destination in ports.pacs and any(c.after_images for c in ports.hl7.values()):
+        if ports.wakes_messages(destination):
             ports.ledger.deliveries.wake_after_images(run_id)
         reconcile.launch_next(destination, ports, after=delivery_id)
 

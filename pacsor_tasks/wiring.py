@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,8 +14,14 @@ from redis.retry import Retry
 from pacsor_tasks.breaker import LedgerBreaker
 from pacsor_tasks.core_api import CoreClient, GivesFindings
 from pacsor_tasks.cores import client_of, report_client, running_client_of
-from pacsor_tasks.dicom import scu
-from pacsor_tasks.dicom.scu import Pacs
+from pacsor_tasks.destinations import (
+    folders_of,
+    pacs_of,
+    probes_of,
+    rates_of,
+    stow_of,
+    webhooks_of,
+)
 from pacsor_tasks.errors import PeerUnavailable
 from pacsor_tasks.hl7 import mllp
 from pacsor_tasks.hl7_config import Hl7Config
@@ -25,7 +30,8 @@ from pacsor_tasks.limits import Limiter, SharedPause, SharedRate
 from pacsor_tasks.models import PeerKind, PeerName
 from pacsor_tasks.outcomes import RetryPolicy
 from pacsor_tasks.ports import TECHCARE, Core, PollPolicy, Ports, ReportSource, Ris
-from pacsor_tasks.settings import Settings, kind_of, load
+from pacsor_tasks.settings import Settings, load
+from pacsor_tasks.settings_routing import kind_in_use, selection
 from pacsor_tasks.settings_types import CoreSettings
 from pacsor_tasks.spool import Spool
 from pacsor_tasks.tcr.client import TcrClient
@@ -76,9 +82,13 @@ def build(settings: Settings) -> Ports:
         spool=spool,
         ledger=ledger,
         cores={c.name: _core(c, settings, client) for c in settings.cores.values()},
-        targets=[_target(c) for c in settings.cores.values()],
-        pacs=_pacs(settings),
+        targets=[_target(c, settings) for c in settings.cores.values()],
+        pacs=pacs_of(settings),
         ris=hl7.ris,
+        stow=stow_of(settings),
+        folders=folders_of(settings),
+        webhooks=webhooks_of(settings),
+        limits=_limits(settings, client),
         hl7=hl7.contents,
         poll=PollPolicy(
             interval_s=settings.POLL_INTERVAL,
@@ -111,30 +121,18 @@ def redis_client(settings: Settings) -> redis.Redis:
     )
 
 
-def _pacs(settings: Settings) -> dict[str, Pacs]:
-    return {
-        s.name: Pacs(
-            name=s.name,
-            host=s.host,
-            port=s.port,
-            called_aet=s.called_aet,
-            calling_aet=s.calling_aet,
-            connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
-            timeout_s=settings.PACS_TIMEOUT,
-            associations=settings.PACS_ASSOCIATIONS,
-        )
-        for s in settings.storescu.values()
-    }
+def _limits(settings: Settings, client: redis.Redis) -> dict[str, Limiter]:
+    """By destination; of those without a rate of ours the ones that may ask for a pause (429)."""
+    asking: list[str] = [*settings.stow, *settings.webhooks]
+    pauses = {name: SharedPause(client, f"deliver:{name}") for name in asking}
+    rates = rates_of(settings).items()
+    return {**pauses, **{n: SharedRate(client, f"deliver:{n}", rate) for n, rate in rates}}
 
 
 def _probes(
     settings: Settings, destinations: Mapping[str, Ris]
 ) -> Mapping[PeerName, Callable[[], None]]:
-    """C-ECHO, MLLP connect or API status of each peer, with short time limits."""
-
-    def echo(pacs: Pacs) -> Callable[[], None]:
-        quick = replace(pacs, connect_timeout_s=PROBE_TIMEOUT_S, timeout_s=PROBE_TIMEOUT_S)
-        return lambda: scu.echo(quick)
+    """C-ECHO, MLLP connect, API status, … of each peer, with short time limits."""
 
     def connect(ris: Ris) -> Callable[[], None]:
         return lambda: mllp.connect_check(ris.host, ris.port, PROBE_TIMEOUT_S, ris.tls)
@@ -156,7 +154,7 @@ def _probes(
     to, cores = PeerKind.DESTINATION, settings.cores.values()
     readers = [c for c in cores if c.type == "milvue" and settings.TCR_API_URL]
     return {
-        **{PeerName(to, name): echo(pacs) for name, pacs in _pacs(settings).items()},
+        **{PeerName(to, name): look for name, look in probes_of(settings, PROBE_TIMEOUT_S).items()},
         **{PeerName(to, name): connect(ris) for name, ris in destinations.items()},
         **{PeerName(PeerKind.CORE, c.name): core_probe(c) for c in cores},
         **({TECHCARE: report_probe(readers[0])} if readers else {}),
@@ -212,9 +210,12 @@ def _output(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in named.items() if value}
 
 
-def _target(core: CoreSettings) -> Target:
-    kinds = ((name, kind_of(name)) for name in core.destinations)
-    return Target(core=core.name, destinations=[(n, k) for n, k in kinds if k is not None])
+def _target(core: CoreSettings, settings: Settings) -> Target:
+    return Target(
+        core=core.name,
+        destinations=[(name, kind_in_use(name)) for name in core.destinations],
+        selections={name: selection(settings, name) for name in core.destinations},
+    )
 
 
 def _queue_length(client: redis.Redis, queue: str) -> int:

@@ -25,7 +25,13 @@ def masked(settings: Settings) -> dict[str, Any]:
         "cores": {name: _plain(core.model_dump()) for name, core in settings.cores.items()},
         "destinations": {
             name: _plain(destination.model_dump())
-            for name, destination in {**settings.storescu, **settings.ris}.items()
+            for name, destination in {
+                **settings.storescu,
+                **settings.stow,
+                **settings.folders,
+                **settings.ris,
+                **settings.webhooks,
+            }.items()
         },
     }
 

@@ -33,8 +33,9 @@ def unwell(entries: list[Json]) -> list[Json]:
 def reroutes(ports: Ports, run: Json, delivery: Json) -> list[str]:
     """Destinations that a delivery of a run may be sent to instead."""
     taken = {d["destination"] for d in run["deliveries"] if d["state"] != "skipped"}
-    names = ports.pacs if delivery["kind"] == DestinationKind.STORESCU else ports.ris
-    return [name for name in names if name not in taken]
+    kind = DestinationKind(delivery["kind"])
+    others = ((name, ports.kind(name)) for name in ports.destinations if name not in taken)
+    return [name for name, other in others if other is not None and other.can_replace(kind)]
 
 
 def _entry(peer: Peer, work: dict[str, int], ports: Ports) -> Json:
@@ -61,5 +62,11 @@ def _address(name: PeerName, ports: Ports) -> str | None:
         return core.address if core else None
     if pacs := ports.pacs.get(name.name):
         return f"{pacs.called_aet} at {pacs.host}:{pacs.port}"
-    ris = ports.ris.get(name.name)
-    return f"MLLP at {ris.host}:{ris.port}" if ris else None
+    if ris := ports.ris.get(name.name):
+        return f"MLLP at {ris.host}:{ris.port}"
+    if server := ports.stow.get(name.name):
+        return f"DICOMweb at {server.endpoint.url}"
+    if folder := ports.folders.get(name.name):
+        return f"directory {folder.path}"
+    webhook = ports.webhooks.get(name.name)
+    return f"events to {webhook.endpoint.url.partition('?')[0]}" if webhook else None

@@ -8,7 +8,8 @@ import time
 import click
 
 from pacsor_tasks.cli.common import load_settings, quiet_logs
-from pacsor_tasks.cli.nodes import DEFAULT_CALLING_AET, configured, describe, parse_node
+from pacsor_tasks.cli.nodes import DEFAULT_CALLING_AET, describe, parse_node
+from pacsor_tasks.destinations import pacs_of
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import ConfigError, PacsorError
@@ -35,7 +36,7 @@ def echo(destinations: tuple[str, ...], calling_aet: str) -> None:
 def _chosen(destinations: tuple[str, ...], calling_aet: str) -> list[Pacs]:
     if destinations and all("@" in name for name in destinations):
         return [parse_node(name, calling_aet) for name in destinations]
-    known = configured(load_settings())
+    known = pacs_of(load_settings())
     if not destinations:
         if not known:
             raise ConfigError("DESTINATIONS: no PACS among them")

@@ -74,22 +74,6 @@ def _tls_towards_us(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def configured(settings: Settings) -> dict[str, Pacs]:
-    """The PACS destinations by name, as deliveries use them."""
-    return {
-        s.name: Pacs(
-            name=s.name,
-            host=s.host,
-            port=s.port,
-            called_aet=s.called_aet,
-            calling_aet=s.calling_aet,
-            connect_timeout_s=settings.PACS_CONNECT_TIMEOUT,
-            timeout_s=settings.PACS_TIMEOUT,
-        )
-        for s in settings.storescu.values()
-    }
-
-
 def describe(pacs: Pacs) -> str:
     """An application entity as it is written on the command line."""
     host = f"[{pacs.host}]" if ":" in pacs.host else pacs.host

@@ -15,7 +15,7 @@ from pathlib import Path
 import redis
 
 from pacsor_tasks.cli.gateway import PROBE_TIMEOUT_S, bind_problem, is_running, reachable
-from pacsor_tasks.cli.nodes import configured, describe, own_receiver
+from pacsor_tasks.cli.nodes import describe, own_receiver
 from pacsor_tasks.core_plugins import BUILT_IN
 from pacsor_tasks.dicom import scu
 from pacsor_tasks.dicom.scu import Pacs
@@ -24,6 +24,7 @@ from pacsor_tasks.embedded_redis import OLDEST, find_binary
 from pacsor_tasks.errors import ConfigError, PacsorError, PeerUnavailable, Rejected
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import CoreSettings, RisSettings
+from pacsor_tasks.tls import Tls
 from pacsor_tasks.words import counted
 
 #: A certificate takes a site a while to renew.
@@ -67,8 +68,7 @@ def all_probes(settings: Settings) -> Iterator[Probe]:
         yield _api(core, settings)
     if settings.TCR_API_URL is not None and settings.CORE_TYPE == "milvue":
         yield _reports(settings)
-    for pacs in configured(settings).values():
-        yield _pacs(pacs)
+    yield from _destinations(settings)
     for ris in settings.ris.values():
         yield _ris(ris, settings.RIS_TIMEOUT)
     yield Probe("PORT", lambda: _receiver_port(settings))
@@ -233,6 +233,39 @@ def _reports(settings: Settings) -> Probe:
     return Probe("reports", run, f"see TCR_API_URL ({settings.TCR_API_URL}) and TOKEN")
 
 
+def _destinations(settings: Settings) -> Iterator[Probe]:
+    """Those that are no RIS."""
+    from pacsor_tasks import destinations
+
+    try:
+        for pacs in destinations.pacs_of(settings).values():
+            yield _pacs(pacs)
+        asks = destinations.probes_of(settings, API_S)
+    except ConfigError as exc:
+        said = exc  # the name is gone when the block is left
+        yield Probe("destinations", lambda: _raise(said))
+        return
+    where = {
+        **{name: (f"DICOMweb {name}", found.url) for name, found in settings.stow.items()},
+        **{name: (name, str(found.path)) for name, found in settings.folders.items()},
+        **{name: (name, found.url.partition("?")[0]) for name, found in settings.webhooks.items()},
+    }
+    for name, (title, address) in where.items():
+        yield _asked(title, address, asks[name])
+
+
+def _asked(title: str, address: str, ask: Callable[[], None]) -> Probe:
+    def run() -> str:
+        ask()
+        return f"{address} answers"
+
+    return Probe(title, run, f"see {address}")
+
+
+def _raise(error: PacsorError) -> str:
+    raise error
+
+
 def _pacs(pacs: Pacs) -> Probe:
     def run() -> str:
         scu.echo(pacs)
@@ -251,7 +284,8 @@ def _ris(ris: RisSettings, timeout_s: float) -> Probe:
     def run() -> str:
         from pacsor_tasks.hl7.mllp import connect_check
 
-        connect_check(ris.host, ris.port, min(timeout_s, CONNECT_TIMEOUT_S))
+        tls = Tls(**ris.tls.model_dump()) if ris.tls is not None else None
+        connect_check(ris.host, ris.port, min(timeout_s, CONNECT_TIMEOUT_S), tls)
         return f"{ris.host}:{ris.port} takes connections"
 
     _, _, number = ris.name.partition("-")

@@ -9,11 +9,9 @@ from pathlib import Path
 from pacsor_tasks.errors import ConfigError, NotFound, NotReady, PacsorError
 from pacsor_tasks.hl7.ack import Ack
 from pacsor_tasks.hl7.message import new_control_id
-from pacsor_tasks.ledger.line import IMAGES
 from pacsor_tasks.models import (
     Delivery,
     DeliveryState,
-    DestinationKind,
     PeerKind,
     PeerName,
     Run,
@@ -21,14 +19,16 @@ from pacsor_tasks.models import (
 from pacsor_tasks.outcomes import Ended, Wait
 from pacsor_tasks.ports import Hl7Content, Ports
 from pacsor_tasks.spool import write_durably
-from pacsor_tasks.steps.common import require_lease
+from pacsor_tasks.steps.common import (
+    images_first,
+    nothing_to_tell,
+    paced,
+    require_lease,
+    waited_s,
+)
 from pacsor_tasks.steps.compose import compose, metadata_of, missing_identity
 from pacsor_tasks.steps.poll import pause_s
 
-#: How often a message that waits for its images looks for them, seconds: at first, and at most. It
-#: is woken when the last of them is delivered. Looks of a weekend's backlog, each a turn before the
-#: RIS, would leave none to the messages that can go.
-IMAGES_LOOK_S, IMAGES_LONGEST_S = 3.0, 300.0
 #: Of an answer, so much is kept to be shown.
 KEPT_ANSWER_BYTES = 64 * 1024
 
@@ -48,7 +48,9 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         raise ConfigError(f"destination {delivery.destination} is not configured")
     if not content.is_enabled:
         return Ended(DeliveryState.SKIPPED, "HL7 is switched off (ENABLE_HL7)")
-    before = _images(delivery, ports) if content.after_images else None
+    before = nothing_to_tell(delivery, ports)
+    if before is None and content.after_images:
+        before = images_first(delivery, ports, "HL7_AFTER_IMAGES")
     if before is not None:
         return before
     file = ports.spool.message_file(delivery.run_id, delivery.destination)
@@ -59,11 +61,15 @@ def send_message(delivery: Delivery, ports: Ports) -> Ended | Wait:
         why_not = _made(delivery, content, control_id, file, ports)
         if why_not is not None:
             return why_not
-    require_lease(delivery, ports)
-    accepted = _accepted(delivery, control_id, file, ports)
-    ports.ledger.deliveries.record_sent(delivery.id)
-    said = f"message {control_id} acknowledged ({accepted.code})"
-    return Ended(DeliveryState.DELIVERED, said + _note(delivery, content, ports))
+
+    def send(_: object) -> Ended:
+        require_lease(delivery, ports)
+        accepted = _accepted(delivery, control_id, file, ports)
+        ports.ledger.deliveries.record_sent(delivery.id)
+        said = f"message {control_id} acknowledged ({accepted.code})"
+        return Ended(DeliveryState.DELIVERED, said + _note(delivery, content, ports))
+
+    return paced(delivery.destination, ports, send)
 
 
 def _accepted(delivery: Delivery, control_id: str, file: Path, ports: Ports) -> Ack:
@@ -91,13 +97,11 @@ def _made(
 ) -> Wait | Ended | None:
     """Write the message; why there is none, or None."""
 
-    def waited_s() -> float:
-        return _waited_s(delivery, ports)
-
+    run = _run(delivery, ports)
     try:
-        made = compose(_run(delivery, ports), content, control_id, waited_s, ports)
+        made = compose(run, content, control_id, lambda: waited_s(delivery, ports), ports)
     except NotReady:
-        return Wait(pause_s(ports.poll, _waited_s(delivery, ports)), "the AI's JSON results")
+        return Wait(pause_s(ports.poll, waited_s(delivery, ports)), "the AI's JSON results")
     missing = ", ".join(made.missing)
     if missing and content.holds_incomplete:
         return Ended(
@@ -107,26 +111,6 @@ def _made(
     # Whole and lasting before it is sent: a retry must find the bytes the RIS may have.
     file.parent.mkdir(mode=0o750, exist_ok=True)
     write_durably(file, made.message)
-    return None
-
-
-def _images(delivery: Delivery, ports: Ports) -> Wait | Ended | None:
-    """Why the message does not go before the images of its run; None when they are there."""
-    others = [
-        other
-        for other in ports.ledger.deliveries.of_run(delivery.run_id)
-        if other.kind is DestinationKind.STORESCU
-    ]
-    lost = [o.destination for o in others if o.state is DeliveryState.QUARANTINED]
-    if lost:
-        return Ended(
-            DeliveryState.QUARANTINED,
-            f"not sent: its images are not at {', '.join(lost)} (HL7_AFTER_IMAGES)",
-        )
-    open_ones = [o.destination for o in others if not o.state.is_terminal]
-    if open_ones:
-        look_s = min(IMAGES_LONGEST_S, max(IMAGES_LOOK_S, _waited_s(delivery, ports) / 2))
-        return Wait(look_s, f"{IMAGES}{', '.join(open_ones)} (HL7_AFTER_IMAGES)")
     return None
 
 
@@ -141,8 +125,3 @@ def _run(delivery: Delivery, ports: Ports) -> Run:
     if run is None:
         raise NotFound(f"run {delivery.run_id} is not in the ledger")
     return run
-
-
-def _waited_s(delivery: Delivery, ports: Ports) -> float:
-    now = ports.ledger.clock()
-    return now - (delivery.active_since or now)

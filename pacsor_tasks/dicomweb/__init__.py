@@ -1,0 +1,1 @@
+"""DICOMweb: results go to a server by STOW-RS."""
