@@ -96,10 +96,14 @@ class Asker:
         return self.line(question(name, values, self._around), take)
 
     def _offer_test(self, peer: str, values: Values) -> Values | None:
-        options = (Option("test", "test the connection"), Option("on", "go on without a test"))
+        options = (
+            Option("test", "test the connection"),
+            Option("on", "go on without a test"),
+            Option("back", "go back"),
+        )
         while True:
             chosen = self.choose(f"Connection to {peer}", options, "test")
             if chosen != "test":
-                return None if chosen is None else values
+                return values if chosen == "on" else None
             if self.try_peers((peer,), values):
                 return values

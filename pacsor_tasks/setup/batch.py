@@ -8,7 +8,7 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings_types import node
 from pacsor_tasks.setup import pages
 from pacsor_tasks.setup import values as v
-from pacsor_tasks.setup.questions import Kind, Surroundings, answered, current, question
+from pacsor_tasks.setup.questions import Surroundings, answered, current, question
 from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values
 
@@ -26,7 +26,6 @@ def with_answers(values: Values, answers: Answers) -> Values:
     wrong: list[str] = []
     for name, text in sorted(answers, key=lambda pair: place.get(pair[0], len(place))):
         try:
-            _require_offered(name, text, values)
             values = answered(name, text, values)
         except ConfigError as exc:
             said = str(exc).splitlines()
@@ -101,11 +100,3 @@ def with_all_destinations(values: Values, n_pacs: int, n_ris: int) -> Values:
     for number in range(1, n_ris + 1):
         values = v.with_destination(values, "hl7" if number == 1 else f"hl7-{number}")
     return values
-
-
-def _require_offered(name: str, text: str, values: Values) -> None:
-    asked = question(name, values, Surroundings())
-    if name in {"PRODUCT", "ENVIRONMENT"} and text not in {o.value for o in asked.options}:
-        raise ConfigError(f"{text!r} is none of {', '.join(o.value for o in asked.options)}")
-    if asked.kind is Kind.CHOICE and not text:
-        raise ConfigError("no answer")

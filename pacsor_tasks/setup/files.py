@@ -22,6 +22,7 @@ from pacsor_tasks.settings import load
 from pacsor_tasks.setup import compose
 from pacsor_tasks.setup.document import HEADER, rewritten
 from pacsor_tasks.setup.products import COMMON
+from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values
 
 DIRECTORY = "env-files"
@@ -100,6 +101,8 @@ def save(directory: Path, loaded: Loaded, values: Values, *, is_linked: bool = T
         ConfigError: The gateway would not start with it, it was changed by somebody else since it
             was read, or a file cannot be written.
     """
+    if wrong := problems(values):
+        raise ConfigError("\n".join(wrong))
     client = values["CLIENT_NAME"]
     path = path_for(directory, client)
     override = compose.override(values)

@@ -152,7 +152,7 @@ def tag_of(text: str) -> dict[str, str]:
         ConfigError: It is neither.
     """
     bare = text.strip().strip("()").replace(",", "").replace(" ", "")
-    tag = tag_for_keyword(text.strip())
+    tag = tag_for_keyword(text.strip()) if bare else None
     if tag is None:
         try:
             tag = int(bare, 16) if len(bare) == 8 else None

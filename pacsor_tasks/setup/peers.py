@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS
@@ -30,7 +31,7 @@ def settings_for(values: Values, peer: str) -> dict[str, str]:
     """
     if peer == "reports":
         own: tuple[str, ...] = ("TCR_API_URL", "TOKEN", "TCR_AUTH_HEADER", "TCR_REPORT_PATH")
-    elif peer in v.cores(values):
+    elif re.fullmatch("core[0-9]*", peer):
         own = OF_ONE_CORE
     elif v.is_pacs(peer):
         own = OF_ONE_PACS

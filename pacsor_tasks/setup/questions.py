@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS
+from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import SECRETS
 from pacsor_tasks.setup import values as v
-from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE
+from pacsor_tasks.setup.products import PRODUCTS, SUITE
 from pacsor_tasks.setup.validation import checked
 from pacsor_tasks.setup.values import Values
 
@@ -73,18 +74,18 @@ _FORMATS = tuple(Option(f, f) for f in ("B64", "PLAIN", "HTML", "HTML_SPLIT"))
 CATALOGUE: Mapping[str, _Entry] = {
     "PRODUCT": _Entry("Product"),
     "ENVIRONMENT": _Entry("Where the AI service is"),
-    "API_URL": _Entry("Its URL", "http(s)://host, with :port and /path where it has them"),
+    "API_URL": _Entry("Its URL", "http(s)://host:port/path"),
     "SIGNED_URL": _Entry("Signed URLs", "yes in the cloud, no on premises", YES_NO),
-    "CLIENT_NAME": _Entry("Client name", "country.partner.client.site.id; it names the files"),
+    "CLIENT_NAME": _Entry("Client name", "country.partner.client.site.id"),
     "TOKEN": _Entry("Token", "the key of the AI service"),
     "PACS_AET": _Entry("AE title of the PACS"),
     "PACS_IP": _Entry("Address of the PACS", "host name, IPv4 or IPv6"),
     "PACS_PORT": _Entry("DICOM port of the PACS", proposal="104"),
-    "PORT": _Entry("Port of the SCP", "where the modalities send; below 1024 only root may listen"),
+    "PORT": _Entry("Port of the SCP", "where the modalities send"),
     "MILVUE_AET": _Entry("AE title of the gateway", "called by modalities, calling the PACS"),
     "DOCKER_IMAGE_TAG": _Entry("Version", "the image's tag", proposal="latest"),
     "DEBUG": _Entry("Debug log", options=YES_NO),
-    "CONFIG_PROFILE": _Entry("DICOM profile", "which SOP classes are accepted (conf/filter.cfg)"),
+    "CONFIG_PROFILE": _Entry("DICOM profile", "SOP classes that are accepted"),
     "INFERENCE_COMMANDS": _Entry("Inference commands", "comma-separated"),
     "STUDY_QUIET_SECONDS": _Entry("Seconds of silence", "after which a study is complete"),
     "NO_DUPLICATE_UPLOAD": _Entry("Never upload an instance twice", options=YES_NO),
@@ -267,16 +268,18 @@ _READERS: Mapping[str, Callable[[str, Values], str]] = {
 
 
 def _set_product(name: str, text: str, values: Values) -> Values:
-    del name
+    if text and text not in PRODUCTS:
+        raise ConfigError(f"{name}: {text!r} is none of {', '.join(PRODUCTS)}")
     return v.with_product(values, text) if text else values
 
 
 def _set_environment(name: str, text: str, values: Values) -> Values:
-    del name
-    if text == OTHER.key and v.environment_of(values) == OTHER.key:
+    if text == v.environment_of(values):
         return values
-    is_offered = text in {e.key for e in v.environments_of(values)}
-    return v.with_environment(values, text) if is_offered else values
+    offered = [environment.key for environment in v.environments_of(values)]
+    if text not in offered:
+        raise ConfigError(f"{name}: {text!r} is none of {', '.join(offered)}")
+    return v.with_environment(values, text)
 
 
 def _set_api_url(name: str, text: str, values: Values) -> Values:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+
 import questionary
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.keys import Keys
@@ -12,6 +15,7 @@ from pacsor_tasks.setup.screen import Check, complaint, is_menu
 
 #: Seconds until a lone Escape is no longer the beginning of another key's code.
 ESCAPE_S = 0.05
+HELP = "Escape goes one step back, Ctrl-C ends without saving."
 STYLE = questionary.Style(
     [
         ("qmark", "fg:ansicyan bold"),
@@ -30,17 +34,25 @@ STYLE = questionary.Style(
 class TerminalScreen:
     """Prompts with editing, menus with arrows and shortcuts."""
 
+    def __init__(self) -> None:
+        self.say(HELP)
+
     def say(self, *lines: str) -> None:
-        """Show lines of text."""
+        """Show lines of text, broken between words."""
+        width = shutil.get_terminal_size().columns
         for line in lines:
-            questionary.print(line)
+            # A terminal breaks what has no blanks in it, so that it can be copied whole.
+            for part in textwrap.wrap(
+                line, width, subsequent_indent="    ", break_long_words=False
+            ) or [""]:
+                questionary.print(part)
 
     def ask(self, question: Question, check: Check) -> str | None:
         """Ask; a wrong answer is not taken."""
         prompt = _select(question) if question.kind is Kind.CHOICE else _text(question, check)
         back = KeyBindings()
 
-        @back.add(Keys.Escape)
+        @back.add(Keys.Escape, eager=True)
         def _(event: KeyPressEvent) -> None:
             event.app.exit(result=None, style="class:aborting")
 
@@ -58,10 +70,10 @@ def _text(question: Question, check: Check) -> questionary.Question:
     as_it_is = "empty: as it is" if is_secret and question.is_optional else ""
     hint = "; ".join(part for part in (question.hint, as_it_is) if part)
     return questionary.text(
-        f"{question.title}:",
+        question.title if hint else f"{question.title}:",
         default=question.default,
         validate=lambda text: complaint(question, text, check).replace("\n", "; ") or True,
-        instruction=f"({hint})" if hint else None,
+        instruction=f"({hint}):" if hint else None,
         style=STYLE,
         is_password=is_secret,
         validate_while_typing=False,
@@ -79,10 +91,10 @@ def _select(question: Question) -> questionary.Question:
     ]
     known = {option.value for option in question.options}
     return questionary.select(
-        f"{question.title}:",
+        question.title if question.hint else f"{question.title}:",
         choices,
         default=question.default if question.default in known else None,
-        instruction=f"({question.hint})" if question.hint else " ",
+        instruction=f"({question.hint}):" if question.hint else " ",
         use_shortcuts=has_keys,
         use_jk_keys=False,
         style=STYLE,

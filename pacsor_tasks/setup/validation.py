@@ -102,8 +102,11 @@ def cleaned(name: str, text: str) -> str:
 def problems(values: Values) -> list[str]:
     """What the gateway would say at its start, and what is missing besides; a line each."""
     found = []
-    if not values.get("CLIENT_NAME"):
-        found.append("CLIENT_NAME: required, and not set")
+    try:
+        if not checked("CLIENT_NAME", values.get("CLIENT_NAME", ""), values):
+            found.append("CLIENT_NAME: required, and not set")
+    except ConfigError as exc:
+        found.append(f"CLIENT_NAME: {exc}")
     try:
         load({name: value for name, value in values.items() if value}, dotenv=None)
     except ConfigError as exc:

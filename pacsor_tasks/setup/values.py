@@ -136,8 +136,13 @@ def with_api_url(values: Values, url: str) -> Values:
 
 
 def _left_localor(values: Values) -> dict[str, str]:
-    is_its = values.get("CLIENT_NAME", "").startswith(LOCALOR_CLIENT)
-    return changed(values, {"ISLOCALOR": "", **({"CLIENT_NAME": ""} if is_its else {})})
+    client = values.get("CLIENT_NAME", "")
+    changes = {"ISLOCALOR": ""}
+    if client.startswith(LOCALOR_CLIENT):
+        changes["CLIENT_NAME"] = ""
+        if values.get("COMPOSE_PROJECT_NAME") == project_of(client):
+            changes["COMPOSE_PROJECT_NAME"] = ""
+    return changed(values, changes)
 
 
 # --- client
