@@ -4,10 +4,11 @@
 # will be skipped. With CI set, a missing program is an error: nothing may be skipped there.
 set -euo pipefail
 
-# program, package, which tests need it
+# program (or file), package, which tests need it
 needed="redis-server redis-server queue,supervisor,gateway
 storescu dcmtk sending-and-receiving
 Orthanc orthanc delivery-to-a-PACS
+/usr/share/orthanc/plugins/libOrthancDicomWeb.so orthanc-dicomweb delivery-by-DICOMweb
 dciodvfy dicom3tools conformance-of-results
 initdb postgresql ledger-on-PostgreSQL
 node nodejs HL7-servers
@@ -19,7 +20,11 @@ for directory in /usr/lib/postgresql/*/bin; do search=$search:$directory; done
 missing() { # the lines of `needed` whose program is not there
   local program package tests
   while read -r program package tests; do
-    PATH=$search command -v "$program" >/dev/null || echo "$program $package $tests"
+    if [[ $program == /* ]]; then
+      [ -e "$program" ] || echo "$program $package $tests"
+    else
+      PATH=$search command -v "$program" >/dev/null || echo "$program $package $tests"
+    fi
   done <<< "$needed"
 }
 
