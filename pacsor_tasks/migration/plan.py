@@ -228,8 +228,9 @@ def _local_service(plan: Plan) -> None:
     sources = (install.env, install.config)
     was_local = any(is_true(source.text.values, "ISLOCALOR") for source in sources if source)
     if host == "integrator":
-        plan.say(Kind.LOOK, "API_URL", "a service in the Docker network milvue-net, which our"
-                 " containers have to join (docs/migrating-from-pacsor.md)")  # fmt: skip
+        values["ISLOCALOR"] = "true"  # for the wizard
+        plan.say(Kind.LOOK, "API_URL", "a service in the Docker network milvue-net: `pacsor setup`"
+                 " writes the Compose override by which our containers join it")  # fmt: skip
     elif was_local and not is_true({"SIGNED_URL": "true", **values}, "SIGNED_URL"):
         plan.say(Kind.LOOK, "SIGNED_URL", "false, as the wizard leaves it behind after localor;"
                  " a cloud service of Milvue Suite wants true")  # fmt: skip
