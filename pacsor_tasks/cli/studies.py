@@ -1,4 +1,4 @@
-"""`pacsor status`, `relaunch` and `complete`: the ledger and the spool on the command line."""
+"""`pacsor status` and `complete`: the ledger and the spool on the command line."""
 
 from __future__ import annotations
 
@@ -56,23 +56,6 @@ def status(study_uid: str | None, state: str | None, limit: int, as_json: bool) 
         print_refused(console, settings)
     elif "runs" in found:
         print_study(console, found)
-
-
-@click.command()
-@click.argument("study_uid")
-def relaunch(study_uid: str) -> None:
-    """Send a study through every core again; prints the ids of the new runs."""
-    quiet_logs()
-    settings = load_settings()
-    with _opened_ledger(settings):
-        pass  # an unused DATA_DIR is told as such, not made
-    from pacsor_tasks import operations, wiring
-
-    try:
-        for run_id in operations.relaunch(study_uid, wiring.ports()):
-            click.echo(run_id)
-    finally:
-        wiring.close()
 
 
 @click.command()
@@ -154,7 +137,7 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
 def _print_run(console: Console, run: Mapping[str, Any]) -> None:
     from rich.text import Text
 
-    again = ", relaunched" if run["relaunched"] else ""
+    again = f", {relaunched(run)}" if run["relaunched"] else ""
     console.print(
         f"\nrun {run['id']} ({run['core']}, revision {run['revision']}{again}):"
         f" {_styled(run['state'])}"
@@ -162,6 +145,9 @@ def _print_run(console: Console, run: Mapping[str, Any]) -> None:
     if run["instances"]:
         counts = ", ".join(f"{n} {outcome}" for outcome, n in run["instances"].items())
         console.print(f"  instances: {counts}")
+    for why in run["left_out"]:
+        said = why["reason"] or why["outcome"]
+        console.print(f"  {why['instances']} {why['outcome']}: {said}", markup=False)
     for command in run["commands"]:
         reason = f" ({command['reason']})" if command["reason"] else ""
         console.print(f"  {command['name']}: {command['outcome']}{reason}", markup=False)
@@ -178,6 +164,12 @@ def _print_run(console: Console, run: Mapping[str, Any]) -> None:
                 local_time(delivery["due_at"]),
             )
         console.print(table)
+
+
+def relaunched(run: Mapping[str, Any]) -> str:
+    """How a run was relaunched: `relaunched from download for storescu-2 only`."""
+    begun = f" from {run['from']}" if run["from"] not in {None, "filter"} else ""
+    return f"relaunched{begun}" + (f" for {run['only']} only" if run["only"] else "")
 
 
 def _print_wait(console: Console, run: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pacsor_tasks.ledger.choosing import Choice, Choosing, Chosen
 from pacsor_tasks.ledger.deliveries import Answer, Deliveries, NewResult
 from pacsor_tasks.ledger.engine import migrate, open_engine
 from pacsor_tasks.ledger.forgetting import Forgetting
@@ -21,6 +22,8 @@ from pacsor_tasks.ledger.verbs import Verbs
 __all__ = [
     "Answer",
     "Bounds",
+    "Choice",
+    "Chosen",
     "Decided",
     "Ledger",
     "NewInstance",
@@ -51,6 +54,7 @@ class Ledger:
         self.runs = Runs(self.engine, clock)
         self.deliveries = Deliveries(self.engine, clock)
         self.studies = Studies(self.engine, clock)
+        self.choosing = Choosing(self.engine, clock)
         self.retention = Retention(self.engine, clock)
         self.peers = Peers(self.engine, clock)
         self.reports = Reports(self.engine, clock)

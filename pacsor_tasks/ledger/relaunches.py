@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import Connection, Select, exists, insert, or_, select, update
 
 from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import schema as t
@@ -22,6 +22,9 @@ from pacsor_tasks.ledger.store import lock_study
 from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
 
 WHOLE = Relaunch()
+UNSETTLED = (*OPEN_DELIVERY, DeliveryState.QUARANTINED)
+#: Runs that began there took over what was uploaded and predicted before.
+TAKING_OVER = (Step.DOWNLOAD, Step.DELIVER)
 REPLACED = "replaced by a relaunch"
 NOT_HELD = "its instances are no longer held: they would have to be sent again"
 
@@ -46,6 +49,16 @@ class Relaunches(Intake):
         """
         with self.read() as c:
             return [self._holdings(c, study_uid, core) for core in cores]
+
+    def require_not_under_way(self, study_uid: str, core: str, only: str) -> None:
+        """No other run is to deliver its results there anyway.
+
+        Raises:
+            Conflict: One is.
+        """
+        with self.read() as c:
+            if c.execute(_others(study_uid, core, only, OPEN_DELIVERY)).first() is not None:
+                raise Conflict(_under_way(core, only))
 
     def result_paths(self, run_id: str) -> list[str]:
         """Where a run's results are, relative to the spool."""
@@ -163,14 +176,15 @@ class Relaunches(Intake):
         uploaded = exists().where(
             t.run_instance.c.run_id == t.run.c.id,
             t.run_instance.c.outcome == InstanceOutcome.UPLOADED,
+            or_(t.run.c.from_step.is_(None), t.run.c.from_step.not_in(TAKING_OVER)),
         )
         query = (
-            select(t.run.c.id, t.run.c.step, uploaded.label("has_uploaded"))
+            select(t.run.c.id, t.run.c.step, uploaded.label("is_afresh"))
             .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
             .order_by(t.run.c.created_at.desc(), t.run.c.id.desc())
         )
         return [
-            Earlier(id=row.id, step=Step(row.step), has_uploaded=bool(row.has_uploaded))
+            Earlier(id=row.id, step=Step(row.step), is_afresh=bool(row.is_afresh))
             for row in c.execute(query)
         ]
 
@@ -229,42 +243,24 @@ class Relaunches(Intake):
 
     def _take_from_others(self, c: Connection, new: NewRun, only: str) -> None:
         """What other runs could not deliver there is this one's; what they will, is theirs."""
-        for found in self._others(c, new, only):
-            if found.delivery_state in OPEN_DELIVERY:
-                raise Conflict(
-                    f"{only} is to get the results of the run on {new.target.core} that is under"
-                    f" way ({found.delivery_state}): retry or cancel that one, or relaunch to all"
-                )
+        core = new.target.core
+        # The runs' rows first, as everybody who locks both does.
+        ids = [row.id for row in c.execute(_others(new.study_uid, core, only).with_for_update())]
+        found = c.execute(
+            select(t.run.c.id, t.run.c.state, t.run.c.step, t.delivery.c.state.label("delivering"))
+            .join(t.delivery, t.delivery.c.run_id == t.run.c.id)
+            .where(t.run.c.id.in_(ids), t.delivery.c.destination == only)
+        ).all()
+        for row in found:
+            if row.delivering in OPEN_DELIVERY:
+                raise Conflict(_under_way(core, only))
             c.execute(
                 update(t.delivery)
-                .where(t.delivery.c.id == f"{found.id}:{only}")
+                .where(t.delivery.c.id == f"{row.id}:{only}")
                 .values(state=DeliveryState.SKIPPED, finished_at=self.clock(), error=REPLACED)
             )
-            if found.state == RunState.FAILED and found.step == Step.DELIVER:
-                self._settle_again(c, found.id)
-
-    def _others(self, c: Connection, new: NewRun, only: str) -> list[Row[Any]]:
-        unsettled = (*OPEN_DELIVERY, DeliveryState.QUARANTINED)
-        there = exists().where(
-            t.delivery.c.id == t.run.c.id + f":{only}", t.delivery.c.state.in_(unsettled)
-        )
-        mine = (t.run.c.study_uid == new.study_uid, t.run.c.core == new.target.core)
-        # The run's row first, as everybody who locks both does.
-        ids = c.execute(
-            select(t.run.c.id).where(*mine, there).order_by(t.run.c.id).with_for_update()
-        ).scalars()
-        query = (
-            select(
-                t.run.c.id, t.run.c.state, t.run.c.step, t.delivery.c.state.label("delivery_state")
-            )
-            .join(t.delivery, t.delivery.c.run_id == t.run.c.id)
-            .where(
-                t.run.c.id.in_(list(ids)),
-                t.delivery.c.destination == only,
-                t.delivery.c.state.in_(unsettled),
-            )
-        )
-        return list(c.execute(query))
+            if row.state == RunState.FAILED and row.step == Step.DELIVER:
+                self._settle_again(c, row.id)
 
     def _settle_again(self, c: Connection, run_id: str) -> None:
         """A run that had failed by this delivery alone may be done now: the sweep looks at it."""
@@ -290,6 +286,35 @@ class Relaunches(Intake):
                     copy["path"] = carried_path(copy["path"], results_of, run_id)
             if copies:
                 c.execute(insert(table), copies)
+
+
+def _others(
+    study_uid: str, core: str, only: str, states: Sequence[DeliveryState] = UNSETTLED
+) -> Select[tuple[str]]:
+    """Other runs of the core whose delivery there is in one of these states."""
+    there = exists().where(
+        t.delivery.c.run_id == t.run.c.id,
+        t.delivery.c.destination == only,
+        t.delivery.c.state.in_(states),
+    )
+    # Those for this destination alone are replaced, not asked.
+    is_other = or_(
+        t.run.c.only_destination.is_(None),
+        t.run.c.only_destination != only,
+        t.run.c.state.in_(TERMINAL),
+    )
+    return (
+        select(t.run.c.id)
+        .where(t.run.c.study_uid == study_uid, t.run.c.core == core, is_other, there)
+        .order_by(t.run.c.id)
+    )
+
+
+def _under_way(core: str, only: str) -> str:
+    return (
+        f"{only} gets the results of the run on {core} that is under way: wait for it, retry or"
+        " cancel it, or relaunch to every destination"
+    )
 
 
 def partial_targets(targets: Sequence[Target], only: str | None) -> list[Target]:

@@ -45,8 +45,8 @@ class Earlier:
 
     id: str
     step: Step
-    #: uploaded instances, itself or by taking over what an earlier one did
-    has_uploaded: bool
+    #: uploaded instances, or asked for their prediction anew: what older runs got is not of that
+    is_afresh: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class Holdings:
         for run in self.runs:
             if run.step.position > step.position:
                 return run
-            if run.has_uploaded:
+            if run.is_afresh:
                 return None  # what older ones got is not of this upload
         return None
 

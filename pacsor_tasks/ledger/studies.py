@@ -64,7 +64,7 @@ class Studies(Store):
                 .where(
                     t.run.c.study_uid == t.study.c.study_uid,
                     t.run.c.state == state,
-                    _is_latest_of_its_core(),
+                    is_latest_of_its_core(),
                 )
                 .exists()
             )
@@ -134,7 +134,7 @@ class Studies(Store):
         """Studies by state, counted as `page(state=…)` finds them; `all` counts every study."""
         query = (
             select(t.run.c.state, func.count(t.run.c.study_uid.distinct()))
-            .where(_is_latest_of_its_core())
+            .where(is_latest_of_its_core())
             .group_by(t.run.c.state)
         )
         with self.read() as c:
@@ -245,8 +245,11 @@ class Studies(Store):
         }
 
 
-def _is_latest_of_its_core() -> ColumnElement[bool]:
-    """No later run stands in for it. Runs of one revision differ by microseconds between cores."""
+def is_latest_of_its_core() -> ColumnElement[bool]:
+    """Of the runs of a query, those that no later one stands in for.
+
+    Runs of one revision differ by microseconds from core to core: the newest is per core.
+    """
     later = t.run.alias()
     return ~(
         select(later.c.id)

@@ -1,0 +1,314 @@
+"""Relaunches as every door asks for them: of one study, or of all that are chosen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pacsor_tasks import pipeline
+from pacsor_tasks.errors import Conflict, NotFound, PeerUnavailable
+from pacsor_tasks.ledger import Choice, Chosen, Relaunch, Target
+from pacsor_tasks.ledger.relaunches import (
+    NOT_HELD,
+    Carried,
+    carried_path,
+    delivering_of,
+    partial_targets,
+)
+from pacsor_tasks.ledger.starts import STARTS, Holdings, start_of, why_not
+from pacsor_tasks.models import Step
+from pacsor_tasks.operations import name_of
+from pacsor_tasks.ports import Ports
+from pacsor_tasks.spool import fsync_dir
+
+log = structlog.get_logger(__name__)
+
+#: Studies in one relaunch, unless more are asked for.
+LIMIT, MAX_LIMIT = 100, 1000
+WHOLE = Relaunch()
+Publish = Callable[[Sequence[str], Ports], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a relaunch of a study would do on one core."""
+
+    core: str
+    #: where it begins
+    start: Step
+    destinations: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"core": self.core, "from": self.start, "destinations": list(self.destinations)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fared:
+    """What became, or would become, of one of the studies chosen."""
+
+    chosen: Chosen
+    planned: Sequence[Planned] = ()
+    run_ids: Sequence[str] = ()
+    #: why it is not relaunched
+    refused: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            **self.chosen.to_json(),
+            "runs": [planned.to_json() for planned in self.planned],
+            "run_ids": list(self.run_ids),
+            "refused": self.refused,
+        }
+
+
+def start_named(name: str | None) -> Step | None:
+    """The step that an operator named; None for no name.
+
+    Raises:
+        Conflict: A relaunch cannot begin there, whatever is held.
+    """
+    if not name:
+        return None
+    if name not in STARTS:
+        raise Conflict(f"{name!r} is no step to begin at: there is {', '.join(STARTS)}")
+    return Step(name)
+
+
+def relaunch(
+    study_uid: str,
+    ports: Ports,
+    wish: Relaunch = WHOLE,
+    core: str | None = None,
+    publish: Publish | None = None,
+) -> list[str]:
+    """Send a study through its cores again, or through one, from a step on.
+
+    With the broker away the runs stand in the ledger all the same, and the sweep launches them.
+
+    Args:
+        study_uid: StudyInstanceUID.
+        ports: The process's ports.
+        wish: From where, to whom, by whom.
+        core: Only on this one; None: on all.
+        publish: Instead of the broker.
+
+    Returns:
+        The ids of the new runs, one per core.
+
+    Raises:
+        NotFound: The study was never received or is no longer held, or there is no such core or
+            destination.
+        Conflict: The inputs of that step are gone: says which step would do.
+    """
+    wish = replace(wish, by=name_of(wish.by or ""))
+    targets = _targets(wish, core, ports)
+    carried = _carry(study_uid, targets, wish, ports)
+    try:
+        run_ids = ports.ledger.intake.relaunch(study_uid, targets, wish, carried)
+    except BaseException:
+        _drop(carried.values(), (), ports)
+        raise
+    _drop(carried.values(), run_ids, ports)
+    (publish or launch)(run_ids, ports)
+    log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
+    return run_ids
+
+
+def plan(
+    study_uid: str, ports: Ports, wish: Relaunch = WHOLE, core: str | None = None
+) -> list[Planned]:
+    """What `relaunch` would do, of which nothing is done.
+
+    Raises:
+        NotFound, Conflict: As `relaunch`.
+    """
+    targets = _targets(wish, core, ports)
+    there = _holdings(study_uid, targets, ports)
+    for target in targets if wish.only else ():
+        ports.ledger.intake.require_not_under_way(study_uid, target.core, str(wish.only))
+    return [
+        Planned(
+            core=target.core,
+            start=_start(target, holdings, wish, ports),
+            destinations=tuple(name for name, _ in target.destinations),
+        )
+        for target, holdings in zip(targets, there, strict=True)
+    ]
+
+
+def starts(study_uid: str, ports: Ports) -> dict[str, dict[Step, str | None]]:
+    """By core and step, why a relaunch to every destination cannot begin there; None: it can.
+
+    Raises:
+        NotFound: The study was never received, or is no longer held.
+    """
+    there = _holdings(study_uid, ports.targets, ports)
+    found: dict[str, dict[Step, str | None]] = {}
+    for target, holdings in zip(ports.targets, there, strict=True):
+        delivering = delivering_of(target, results_held=_are_held(holdings, ports))
+        found[target.core] = {step: why_not(step, holdings, delivering) for step in STARTS}
+    return found
+
+
+def choose(choice: Choice, limit: int, ports: Ports) -> list[Chosen]:
+    """The studies that a relaunch of many is about, the earliest received first.
+
+    Raises:
+        Conflict: Nothing was chosen by, or more were found than `limit`.
+    """
+    if not choice:
+        raise Conflict("choose studies by UID, date, state, destination or core")
+    found = ports.ledger.choosing.find(choice, limit + 1)
+    if len(found) > limit:
+        raise Conflict(f"more than {limit} studies are meant: choose fewer, or raise the limit")
+    return found
+
+
+def plan_many(
+    chosen: Sequence[Chosen], ports: Ports, wish: Relaunch = WHOLE, core: str | None = None
+) -> list[Fared]:
+    """What `relaunch_many` would do, of which nothing is done."""
+    _targets(wish, core, ports)  # no such core or destination: of none of them
+    return [_planned(study, ports, wish, core) for study in chosen]
+
+
+def relaunch_many(
+    chosen: Sequence[Chosen],
+    ports: Ports,
+    wish: Relaunch = WHOLE,
+    core: str | None = None,
+    publish: Publish | None = None,
+) -> list[Fared]:
+    """Relaunch each study; what cannot be is told, and stops none of the others.
+
+    Raises:
+        NotFound: There is no such core or destination.
+        LedgerUnavailable: Those before are relaunched; by the same key they are not twice.
+    """
+    _targets(wish, core, ports)
+    fared = []
+    for study in chosen:
+        done = _planned(study, ports, wish, core)
+        if done.refused is None:
+            try:
+                run_ids = relaunch(study.study_uid, ports, wish, core, publish)
+                done = replace(done, run_ids=run_ids)
+            except (Conflict, NotFound) as exc:
+                done = replace(done, refused=str(exc))
+        fared.append(done)
+    return fared
+
+
+def _planned(study: Chosen, ports: Ports, wish: Relaunch, core: str | None) -> Fared:
+    if not study.is_held:
+        return Fared(chosen=study, refused=NOT_HELD)
+    try:
+        return Fared(chosen=study, planned=plan(study.study_uid, ports, wish, core))
+    except (Conflict, NotFound) as exc:
+        return Fared(chosen=study, refused=str(exc))
+
+
+def _targets(wish: Relaunch, core: str | None, ports: Ports) -> list[Target]:
+    targets = [target for target in ports.targets if core in {None, target.core}]
+    if not targets:
+        names = ", ".join(target.core for target in ports.targets)
+        raise NotFound(f"{core!r} is no configured core: there is {names}")
+    return partial_targets(targets, wish.only)
+
+
+def _holdings(study_uid: str, targets: Sequence[Target], ports: Ports) -> list[Holdings]:
+    return ports.ledger.intake.holdings(study_uid, [target.core for target in targets])
+
+
+def _start(target: Target, holdings: Holdings, wish: Relaunch, ports: Ports) -> Step:
+    delivering = delivering_of(target, results_held=_are_held(holdings, ports))
+    return start_of(wish.from_step, holdings, delivering, is_partial=wish.only is not None)
+
+
+def _are_held(holdings: Holdings, ports: Ports) -> bool:
+    """Whether every result is on disk still."""
+    if holdings.results_of is None:
+        return False
+    paths = ports.ledger.intake.result_paths(holdings.results_of)
+    return all(ports.file(path).is_file() for path in paths)
+
+
+# --- results that a new run begins with
+
+
+def _carry(
+    study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports
+) -> Mapping[str, Carried]:
+    """Results linked into the directories of runs to come, for those that begin at delivering.
+
+    Before the ledger knows those runs: what was taken over must not go with the older run's.
+    """
+    if wish.from_step not in {None, Step.DELIVER} or (wish.from_step is None and not wish.only):
+        return {}
+    carried = {}
+    for target, holdings in zip(targets, _holdings(study_uid, targets, ports), strict=True):
+        if (
+            holdings.results_of is not None
+            and _start(target, holdings, wish, ports) is Step.DELIVER
+        ):
+            linked = _linked(holdings.results_of, ports)
+            if linked is not None:
+                carried[target.core] = linked
+    return carried
+
+
+def _linked(results_of: str, ports: Ports) -> Carried | None:
+    run_id = str(uuid.uuid4())
+    directories: set[Path] = set()
+    try:
+        for path in ports.ledger.intake.result_paths(results_of):
+            target = ports.file(carried_path(path, results_of, run_id))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(ports.file(path), target)
+            directories.add(target.parent)
+        for directory in directories:
+            fsync_dir(directory)
+    except FileNotFoundError:  # removed a moment ago
+        ports.spool.remove_results(run_id)
+        return None
+    except OSError as exc:
+        ports.spool.remove_results(run_id)
+        raise PeerUnavailable(f"the spool cannot be written: {exc.strerror}") from exc
+    return Carried(results_of, run_id)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _drop(carried: Iterable[Carried], run_ids: Sequence[str], ports: Ports) -> None:
+    """Remove what was linked for runs that did not come about."""
+    for linked in carried:
+        if linked.run_id not in run_ids:
+            ports.spool.remove_results(linked.run_id)
+
+
+def launch(run_ids: Sequence[str], ports: Ports) -> None:
+    """Publish the rest of the runs' chains; what cannot be published is left to the sweep."""
+    for run_id in run_ids:
+        run = ports.ledger.runs.get(run_id)
+        if run is None or run.state.is_terminal or run.step not in pipeline.STEPS:
+            continue
+        try:
+            pipeline.launch(run_id, run.step, ports.ledger.deliveries.of_run(run_id))
+        except PeerUnavailable as exc:
+            log.warning("launch.deferred", run_id=run_id, error=str(exc))
