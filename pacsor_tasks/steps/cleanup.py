@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from itertools import islice
+from pathlib import Path
 
 from pacsor_tasks.models import Run
 from pacsor_tasks.outcomes import Advance
@@ -20,6 +21,8 @@ def cleanup(run: Run, ports: Ports) -> Advance:
 
 #: One pass ends after so long, seconds; the next one goes on.
 PASS_S = 600.0
+#: Results of a run that is not in the ledger stay so long, seconds.
+UNKNOWN_S = 86400.0
 #: Directories looked up in one query.
 LOOKUP = 500
 
@@ -85,7 +88,20 @@ def _remove_old_messages(ports: Ports) -> None:
 
 def _remove_leftover_results(ports: Ports) -> None:
     # Runs that failed or were cancelled have no cleanup step of their own.
-    run_ids = [path.name for path in (ports.spool.root / "results").iterdir()]
+    results = ports.spool.root / "results"
+    run_ids = [path.name for path in results.iterdir()]
     for start in range(0, len(run_ids), LOOKUP):
-        for run_id in ports.ledger.retention.disposable(run_ids[start : start + LOOKUP]):
+        batch, retention = run_ids[start : start + LOOKUP], ports.ledger.retention
+        for run_id in retention.disposable(batch):
             ports.spool.remove_results(run_id)
+        for run_id in retention.unknown(batch):
+            # Linked for a relaunch that did not come about, if not a moment ago.
+            if _age_s(results / run_id, ports) > UNKNOWN_S:
+                ports.spool.remove_results(run_id)
+
+
+def _age_s(path: Path, ports: Ports) -> float:
+    try:
+        return ports.ledger.clock() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -273,3 +273,15 @@ def test_messages_of_runs_that_nobody_knows_any_more_go_by_the_same_rule(
     apply_retention(bench.ports)
     assert not old.parent.exists()
     assert new.is_file()
+
+
+def test_results_linked_for_a_run_that_did_not_come_about_go_after_a_day(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock
+):
+    bench = Bench(tmp_path, sqlite_ledger)
+    old, new = (bench.ports.spool.results_dir(run_id, "smarturgences") for run_id in ("old", "new"))
+    for directory, age_s in ((old, 86401), (new, 0)):
+        os.utime(directory.parent, (clock() - age_s,) * 2)
+    apply_retention(bench.ports)
+    assert not old.exists()
+    assert new.exists()
