@@ -102,7 +102,7 @@ class ScriptedServer:
             def do(self) -> None:
                 owner._serve(self)
 
-            do_GET = do_POST = do_PUT = do  # noqa: N815 - the base class's names
+            do_GET = do_HEAD = do_POST = do_PUT = do  # noqa: N815 - the base class's names
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
