@@ -11,6 +11,7 @@ Orthanc orthanc delivery-to-a-PACS
 /usr/share/orthanc/plugins/libOrthancDicomWeb.so orthanc-dicomweb delivery-by-DICOMweb
 dciodvfy dicom3tools conformance-of-results
 initdb postgresql ledger-on-PostgreSQL
+tmux tmux the-terminal-dialogue
 node nodejs HL7-servers
 npm npm HL7-servers"
 

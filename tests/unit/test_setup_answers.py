@@ -192,7 +192,7 @@ def test_a_clients_project_follows_its_name_unless_it_was_chosen():
     assert values["COMPOSE_PROJECT_NAME"] == "pacsor-fr-acme-hosp-north-1"
     renamed = answered("CLIENT_NAME", "fr.b.c.d.2", values)
     assert renamed["COMPOSE_PROJECT_NAME"] == "pacsor-fr-b-c-d-2"
-    chosen = values | {"COMPOSE_PROJECT_NAME": "pacsor"}
+    chosen = {**values, "COMPOSE_PROJECT_NAME": "pacsor"}
     assert answered("CLIENT_NAME", "fr.b.c.d.2", chosen)["COMPOSE_PROJECT_NAME"] == "pacsor"
 
 

@@ -120,7 +120,8 @@ def test_d_reports_of_other_providers_are_configured_without_hl7_of_our_own(tmp_
 def test_e_a_second_core_has_the_destinations_of_the_first_and_no_empty_ones(
     tmp_path: Path,
 ) -> None:
-    values, name = v.with_core(SITE)
+    with_core, name = v.with_core(SITE)
+    values: v.Values = with_core
     for setting, text in {"API_URL_1": "https://b", "TOKEN_1": "k", "DESTINATIONS_1": ""}.items():
         values = answered(setting, text, values)
     text = saved(tmp_path, values)

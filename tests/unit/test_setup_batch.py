@@ -1,0 +1,154 @@
+"""`pacsor setup` by options, and with lines instead of menus."""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pacsor_tasks.cli import cli
+from pacsor_tasks.settings import load
+from pacsor_tasks.setup.plain import PlainScreen
+from pacsor_tasks.setup.questions import Kind, Option, Question
+
+CLIENT = "fr.acme.hosp.north.1"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    (tmp_path / "token").write_text("s3cret key\n")
+    return tmp_path
+
+
+def setup(site: Path, *arguments: str, stdin: str = "") -> Result:
+    command = ["setup", "--directory", str(site), *arguments]
+    return CliRunner().invoke(cli, command, input=stdin, catch_exceptions=True)
+
+
+def first(site: Path, *more: str) -> Result:
+    return setup(site, "--yes", "--client", CLIENT, "--token-file", str(site / "token"),
+                 "--pacs", "PACS@pacs:104", *more)  # fmt: skip
+
+
+def test_a_site_is_set_up_without_a_question(site: Path) -> None:
+    done = first(site, "--product", "smarttrauma", "--pacs", "P2@[2001:db8::2]:105",
+                 "--ris", "ris:2575", "--set", "RECEIVING_APPLICATION=R",
+                 "--set", "RECEIVING_FACILITY=F", "--set", "REC_APP=OLD")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "s3cret" not in done.output
+    found = load({}, site / ".env")
+    assert found.TOKEN.get_secret_value() == "s3cret key"
+    assert found.storescu["storescu-2"].host == "2001:db8::2"
+    assert found.cores["core"].destinations == ("storescu", "storescu-2", "hl7")
+    assert found.INFERENCE_COMMANDS == ("detection",)
+    assert (found.API_URL, found.SIGNED_URL) == ("http://integrator:8080", False)
+    assert stat.S_IMODE((site / ".env").stat().st_mode) == 0o600
+
+
+def test_an_existing_client_is_changed_by_options(site: Path) -> None:
+    first(site)
+    done = setup(site, "--yes", "--client", CLIENT, "--environment", "preprod", "--no-link")
+    assert done.exit_code == 0, done.output
+    found = load({}, site / ".env")
+    assert found.API_URL == "https://preprod.predict.milvue.com"
+    assert found.PACS_IP == "pacs"
+    assert found.TOKEN.get_secret_value() == "s3cret key"
+
+
+def test_it_begins_with_a_file(site: Path) -> None:
+    source = site / "theirs.env"
+    source.write_text(
+        "# theirs\nAPI_URL=http://ai:1\nTOKEN='a b'\nPACS_IP=p\nPACS_PORT=1\nPACS_AET=P\n"
+    )
+    done = setup(site, "--yes", "--from-file", str(source), "--client", CLIENT)
+    assert done.exit_code == 0, done.output
+    text = (site / ".env").read_text()
+    assert "# theirs\n" in text
+    assert "TOKEN='a b'\n" in text
+    assert source.read_text().startswith("# theirs\n")
+    again = setup(site, "--yes", "--from-file", str(source), "--client", CLIENT)
+    assert again.exit_code == 1
+    assert "there already" in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--client", CLIENT], "TOKEN: required"),
+        (["--client", "acme"], "country.partner.client.site.id"),
+        (["--pacs", "PACS@x"], "AET@host:port"),
+        (["--ris", "::1:2575"], "host:port"),
+        (["--product", "tct"], "suite, smarttrauma, techcare-trauma"),
+        (["--environment", "moon"], "prod, preprod"),
+        (["--set", "TOKEN=abc"], "--secret TOKEN=FILE"),
+        (["--set", "PACS_PROT=1"], "no such setting"),
+        (["--set", "PACS_PORT"], "NAME=VALUE"),
+        (["--secret", "TOKEN=/nowhere"], "cannot be read"),
+        (["--from-file", "/nowhere"], "cannot be read"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named_and_nothing_written(site, arguments, says) -> None:
+    done = setup(site, "--yes", *arguments)
+    assert done.exit_code == 1
+    assert says in str(done.exception)
+    assert "abc" not in str(done.exception)
+    assert [path.name for path in site.iterdir()] == ["token"]
+
+
+def test_a_token_may_come_by_stdin(site: Path) -> None:
+    done = setup(site, "--yes", "--client", CLIENT, "--token-file", "-", "--pacs", "P@p:1",
+                 stdin="by stdin\n")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert load({}, site / ".env").TOKEN.get_secret_value() == "by stdin"
+
+
+def test_saved_only_if_every_peer_answers(site: Path) -> None:
+    done = setup(site, "--yes", "--check", "--client", CLIENT, "--token-file", str(site / "token"),
+                 "--api-url", "http://127.0.0.1:9", "--pacs", "PACS@127.0.0.1:9")  # fmt: skip
+    assert done.exit_code == 3
+    assert done.output.count("PROBLEM") == 2
+    assert "s3cret" not in done.output
+    assert [path.name for path in site.iterdir()] == ["token"]
+
+
+LINES = ["1", "", CLIENT, "s3cret", "2", "PACS", "<", "", "pacs", "", "2", "w", "1"]
+
+
+def test_lines_do_what_menus_do(site: Path) -> None:
+    done = setup(site, stdin="\n".join([*LINES, ""]))
+    assert done.exit_code == 0, done.output
+    assert load({}, site / ".env").PACS_IP == "pacs"
+    assert "s3cret" not in done.output
+
+
+def test_the_end_of_input_writes_nothing(site: Path) -> None:
+    done = setup(site, stdin="\n".join(LINES[:5]))
+    assert done.exit_code == 1
+    assert "nothing was written" in done.output
+    assert [path.name for path in site.iterdir()] == ["token"]
+
+
+SEVERAL = Question("A", "A", kind=Kind.CHOICE, options=(Option("aa", "A"), Option("bb", "B")))
+MENU = Question("A", "A", kind=Kind.CHOICE, options=(Option("q", "Q"), Option("w", "W")))
+
+
+@pytest.mark.parametrize(
+    ("typed", "question", "answer"),
+    [
+        ("\n", Question("A", "A", default="d"), "d"),
+        (" x \n", Question("A", "A", default="d"), "x"),
+        ("-\n", Question("A", "A", default="d", is_optional=True), ""),
+        ("<\n", Question("A", "A"), None),
+        ("\nbad\nx\n", Question("A", "A"), "x"),
+        ("2\n", SEVERAL, "bb"),
+        ("3\nbb\n", SEVERAL, "bb"),
+        ("q\n", MENU, "q"),
+        ("\n", Question("TOKEN", "T", kind=Kind.SECRET, is_optional=True), ""),
+    ],
+)  # fmt: skip
+def test_a_line_is_an_answer(typed: str, question: Question, answer: str | None) -> None:
+    screen = PlainScreen(io.StringIO(typed), io.StringIO())
+    assert screen.ask(question, lambda text: "no" if text == "bad" else "") == answer
