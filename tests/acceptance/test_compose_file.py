@@ -247,14 +247,9 @@ def test_the_example_is_valid_as_it_is_filled_in(tmp_path: Path) -> None:
         "POSTGRES_PASSWORD": "p",
     }
     site = tmp_path / ".env"
-    site.write_text(
-        "\n".join(
-            f"{name}={filled.get(name, value)}"
-            for name, _, value in (
-                line.partition("=") for line in [*lines, *commented] if line and line[0] != "#"
-            )
-        )
-    )
+    written = (line.partition("=") for line in [*lines, *commented] if line and line[0] != "#")
+    values = {name: filled.get(name, value) for name, _, value in written}
+    site.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     settings, warnings = load_with_warnings({}, dotenv=site)
     assert warnings == []
     assert set(settings.storescu) | set(settings.ris) == {"storescu", "hl7"}
