@@ -95,6 +95,10 @@ def make_plan(install: Install, read_profile: ReadProfile) -> Plan:
         plan.files.append(file)
         if file.note:
             plan.say(Kind.LOOK if file.is_wrong else Kind.CHANGED, f"conf/{file.name}", file.note)
+    taken = {file.name for file in plan.files}
+    for path in sorted(install.conf.iterdir()) if install.conf else ():
+        if path.name not in taken:
+            plan.say(Kind.DROPPED, f"conf/{path.name}", "means nothing here")
     _prove(plan)
     return plan
 

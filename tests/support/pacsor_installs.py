@@ -135,6 +135,7 @@ WEBPS_PROVIDERS=radio-a,radio-b
     _write(root, client, env, config, compose)
     (root / "conf" / "template.py").write_text(TEMPLATE)
     (root / "conf" / "config.json").write_text('{"REPORT_FORMAT": "HTML", "REC_FAC": "EDL"}\n')
+    (root / "conf" / "README.txt").write_text("of the site\n")
     (root / "conf" / "old.py").write_text("import os\nSEG_PID = os.environ['X']\n")
     return root
 

@@ -95,6 +95,7 @@ def test_2_8_has_its_messages_and_the_reports_that_the_wizard_forgot(tmp_path: P
     assert values["CALLBACK_URLS"] == "http://storescu:8000,http://hl7:8000"
     assert "SITE_NOTE: nobody knows it" in done.output
     assert "conf/old.py: not in use, and would be refused" in done.output
+    assert "conf/README.txt: means nothing here" in done.output
     assert "USE_PREDICTION_ID: no longer exists" in done.output
     assert not set(values) & {"SITE_NOTE", "USE_PREDICTION_ID", "WORKERS", "PUBSUBOR_URL"}
 
