@@ -24,7 +24,7 @@ from pacsor_tasks.milvue.outcomes import (
     StudyStatus,
     UploadItem,
 )
-from pacsor_tasks.models import DestinationKind, InstanceOutcome, Run, Step
+from pacsor_tasks.models import DestinationKind, InstanceOutcome, Run, Selection, Step
 from pacsor_tasks.outcomes import Advance, End, Moved, RetryPolicy, Wait
 from pacsor_tasks.ports import Core, Hl7Content, PollPolicy, Ports, Ris
 from pacsor_tasks.spool import Manifest, Spool, write_durably
@@ -117,6 +117,9 @@ class Bench:
         ledger: Real.
         pacs: Destinations that speak DICOM, by name.
         ris: Destinations that speak HL7, by name.
+        others: Destinations of the other kinds, by what they are in Ports.
+        selections: What of the results a destination is about.
+        limits: How fast each is sent to.
         core: Overrides of the core.
     """
 
@@ -127,6 +130,9 @@ class Bench:
         *,
         pacs: Mapping[str, Pacs] | None = None,
         ris: Mapping[str, Ris] | None = None,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+        selections: Mapping[str, Selection] | None = None,
+        limits: Mapping[str, Limiter] | None = None,
         **core: Any,
     ) -> None:
         self.api, self.ledger, self._root = FakeApi(), ledger, root
@@ -141,6 +147,12 @@ class Bench:
         }
         destinations = [(n, DestinationKind.STORESCU) for n in pacs or {}]
         destinations += [(n, DestinationKind.HL7) for n in ris or {}]
+        kinds = {
+            "stow": DestinationKind.STOW,
+            "folders": DestinationKind.FOLDER,
+            "webhooks": DestinationKind.WEBHOOK,
+        }
+        destinations += [(n, kinds[k]) for k, names in (others or {}).items() for n in names]
         content = Hl7Content(
             options=MessageOptions(
                 sending_application="GATEWAY",
@@ -167,13 +179,17 @@ class Bench:
                     **given,
                 )
             },
-            targets=[Target(core="core", destinations=destinations)],
+            targets=[Target(core="core", destinations=destinations, selections=selections or {})],
+            limits=limits or {},
             pacs=pacs or {},
             ris=ris or {},
             hl7=dict.fromkeys(ris or {}, content),
             poll=PollPolicy(interval_s=2, max_interval_s=30, timeout_s=300),
             retry=RetryPolicy(horizon_s=HORIZON_S),
             retention_s=100,
+            stow=(others or {}).get("stow", {}),
+            folders=(others or {}).get("folders", {}),
+            webhooks=(others or {}).get("webhooks", {}),
         )
 
     def received(
