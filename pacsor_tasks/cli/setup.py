@@ -198,8 +198,10 @@ def try_peer(values: Values, name: str) -> tuple[bool, str]:
     from pacsor_tasks.cli.probes import all_probes, try_probe
     from pacsor_tasks.settings import load
 
-    found = (p for p in all_probes(load(values, dotenv=None)) if p.name.split()[-1] == name)
-    probe = next(found, None)
+    settings = load(values, dotenv=None)
+    by_url = {webhook.url: its_name for its_name, webhook in settings.webhooks.items()}
+    name = by_url.get(name, name)  # a plain callback
+    probe = next((p for p in all_probes(settings) if p.name.split()[-1] == name), None)
     if probe is None:
         return False, f"{name}: there is no way to try it"
     finding = try_probe(probe)

@@ -18,7 +18,7 @@ from pacsor_tasks.setup.questions import (
     question,
 )
 from pacsor_tasks.setup.screen import Screen
-from pacsor_tasks.setup.values import Values
+from pacsor_tasks.setup.values import Values, spoken
 
 #: For ADMIN_TOKEN: one that nobody has to think of, or to see.
 MAKE_ONE = "new"
@@ -73,7 +73,7 @@ class Asker:
         """Try peers and say what they answered; whether all are well."""
         is_well = True
         for name in names:
-            self.screen.say(f"trying {name} …")
+            self.screen.say(f"trying {spoken(name)} …")
             try:
                 is_ok, text = self._test(settings_for(values, name), name)
             except ConfigError as exc:
@@ -102,7 +102,7 @@ class Asker:
             Option("back", "go back"),
         )
         while True:
-            chosen = self.choose(f"Connection to {peer}", options, "test")
+            chosen = self.choose(f"Connection to {spoken(peer)}", options, "test")
             if chosen != "test":
                 return values if chosen == "on" else None
             if self.try_peers((peer,), values):

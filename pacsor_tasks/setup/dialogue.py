@@ -4,6 +4,7 @@ given; what is asked and what an answer means is decided elsewhere.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pacsor_tasks.admin.config_view import mask_url
@@ -20,6 +21,8 @@ from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values
 
 NEW, SAVE, QUIT, LOAD = "n", "w", "q", "o"
+#: URLs whose query may hold a key.
+WITH_QUERY = ("CALLBACK_URLS", "DESTINATIONS", "WEBHOOK_URL")
 #: Columns of a menu's title, and of what it shows.
 TITLE, SHOWN = 26, 44
 
@@ -150,4 +153,12 @@ class Dialogue:
 
 def displayed(values: Values) -> list[str]:
     """The configuration in the order of its file; secrets masked."""
-    return [f"{n}={MASK if is_secret(n) else mask_url(values[n])}" for n in in_order(values)]
+    return [f"{name}={_masked(name, values[name])}" for name in in_order(values)]
+
+
+def _masked(name: str, value: str) -> str:
+    if is_secret(name):
+        return MASK
+    if name.startswith(WITH_QUERY):
+        return re.sub(r"\?[^,]*", f"?{MASK}", value)
+    return mask_url(value)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS
+from pacsor_tasks.environment import (
+    OF_ONE_CORE,
+    OF_ONE_FOLDER,
+    OF_ONE_PACS,
+    OF_ONE_RIS,
+    OF_ONE_STOW,
+    OF_ONE_WEBHOOK,
+)
 
 _HL7 = ("ENABLE_HL7", *OF_ONE_RIS, "TCR_API_URL", "HL7_CONF_DIR", "LOAD_CONFIG_AT_INIT")
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -19,7 +26,10 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "The receiver": (
         "PORT", "RECEIVER_AET", "CONFIG_PROFILE", "STUDY_QUIET_SECONDS", "STUDY_MAX_WAIT_SECONDS",
     ),
-    "Where the results go": ("CALLBACK_URLS", "DESTINATIONS", *OF_ONE_PACS),
+    "Where the results go": (
+        "CALLBACK_URLS", "DESTINATIONS", *OF_ONE_PACS, *OF_ONE_STOW, *OF_ONE_FOLDER,
+        *OF_ONE_WEBHOOK,
+    ),
     "HL7": _HL7,
     "Reports of other providers": ("WEBPS_ENABLE", "WEBPS_PROVIDERS", "WEBPS_DESTINATIONS"),
     "Operation": ("ADMIN_TOKEN", "ADMIN_BIND", "FLOWER_BASIC_AUTH", "PACSOR_LOG_LEVEL"),

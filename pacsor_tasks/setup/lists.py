@@ -9,6 +9,8 @@ from typing import Any
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import pages
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.asking import Asker
@@ -17,6 +19,13 @@ from pacsor_tasks.setup.validation import checked, known_name
 from pacsor_tasks.setup.values import Values
 
 BACK = Option("b", "back")
+KINDS = {
+    "a": (DestinationKind.STORESCU, "add a PACS"),
+    "h": (DestinationKind.HL7, "add a RIS"),
+    "s": (DestinationKind.STOW, "add a DICOMweb server"),
+    "f": (DestinationKind.FOLDER, "add a folder"),
+    "w": (DestinationKind.WEBHOOK, "add a webhook"),
+}
 CHANGE_OR_REMOVE = [
     Option("c", "change"), Option("t", "test the connection"), Option("r", "remove"), BACK,
 ]  # fmt: skip
@@ -27,25 +36,26 @@ def destinations(asker: Asker, values: Values) -> Values:
     while True:
         names = v.used_destinations(values)
         options = [
-            Option(str(n), f"{name:<12} {_where(name, values)}") for n, name in enumerate(names, 1)
+            Option(str(n), f"{v.spoken(name):<12} {_where(name, values)}")
+            for n, name in enumerate(names, 1)
         ]
-        options += [Option("a", "add a PACS"), Option("h", "add a RIS"), BACK]
+        options += [Option(key, title) for key, (_, title) in KINDS.items()] + [BACK]
         chosen = asker.choose("Destinations", options, "b")
         if chosen in {None, "b"}:
             return values
-        if chosen in {"a", "h"}:
-            name = v.free_name(values, "storescu" if chosen == "a" else "hl7")
-            values = asker.walk(_page(name), v.with_destination(values, name)) or values
+        if chosen in KINDS:
+            name = v.free_name(values, KINDS[str(chosen)][0])
+            values = asker.walk(pages.destination(name), v.with_destination(values, name)) or values
         else:
             values = _one(asker, names[int(str(chosen)) - 1], values)
 
 
 def _one(asker: Asker, name: str, values: Values) -> Values:
-    chosen = asker.choose(name, CHANGE_OR_REMOVE, "c")
+    chosen = asker.choose(v.spoken(name), CHANGE_OR_REMOVE, "c")
     if chosen == "t":
         asker.try_peers((name,), values)
     elif chosen == "c":
-        values = asker.walk(_page(name), values) or values
+        values = asker.walk(pages.destination(name), values) or values
     elif chosen == "r":
         if len(v.used_destinations(values)) == 1:
             asker.screen.say("It is the only one: results have to go somewhere.")
@@ -54,19 +64,16 @@ def _one(asker: Asker, name: str, values: Values) -> Values:
     return values
 
 
-def _page(name: str) -> pages.Names:
-    if v.is_pacs(name):
-        return pages.pacs(name)
-    return pages.ris(name) if v.is_ris(name) else pages.only(f"{pages.TEST}{name}")
-
-
 def _where(name: str, values: Values) -> str:
     def of(setting: str) -> str:
         return values.get(v.suffixed(setting, name), "?")
 
     if v.is_pacs(name):
         return f"{of('PACS_AET')}@{of('PACS_IP')}:{of('PACS_PORT')}"
-    return f"{of('RIS_HOST_IP')}:{of('RIS_HOST_PORT')}" if v.is_ris(name) else ""
+    if v.is_ris(name):
+        return f"{of('RIS_HOST_IP')}:{of('RIS_HOST_PORT')}"
+    kind = kind_of(name)
+    return of(pages.OF_A_KIND[kind][0]).partition("?")[0] if kind is not None else ""
 
 
 def cores(asker: Asker, values: Values) -> Values:

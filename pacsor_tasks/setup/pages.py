@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from pacsor_tasks.models import DestinationKind
+from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.products import OTHER
 from pacsor_tasks.setup.questions import is_secret
@@ -15,6 +17,12 @@ from pacsor_tasks.setup.values import Values
 
 #: Before the name of a core or destination: a place to try the connection, not a setting.
 TEST = "TEST "
+#: What is asked of the simpler kinds of destinations.
+OF_A_KIND = {
+    DestinationKind.STOW: ("STOW_URL", "STOW_TOKEN"),
+    DestinationKind.FOLDER: ("FOLDER_PATH",),
+    DestinationKind.WEBHOOK: ("WEBHOOK_URL", "WEBHOOK_SECRET"),
+}
 Names = Callable[[Values], Sequence[str]]
 
 
@@ -84,6 +92,17 @@ def ris(name: str) -> Names:
         return (*found, TEST + name)
 
     return names
+
+
+def destination(name: str) -> Names:
+    """One destination of any kind."""
+    kind = kind_of(name)
+    if kind is DestinationKind.STORESCU:
+        return pacs(name)
+    if kind is DestinationKind.HL7:
+        return ris(name)
+    settings = OF_A_KIND[kind] if kind is not None else ()
+    return only(*(v.suffixed(setting, name) for setting in settings), TEST + name)
 
 
 def hl7(values: Values) -> tuple[str, ...]:
@@ -166,5 +185,5 @@ def shown(entry: Entry, values: Values) -> str:
     if entry.key == "h" and not any(map(v.is_ris, v.used_destinations(values))):
         return "no"
     if entry.key == "s":
-        found = list(v.used_destinations(values))
+        found = [v.spoken(name) for name in v.used_destinations(values)]
     return ", ".join(found)

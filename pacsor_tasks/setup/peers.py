@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS
+from pacsor_tasks.environment import OF_ONE_CORE
+from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.validation import COMPLETE
 from pacsor_tasks.setup.values import Values
@@ -27,23 +28,20 @@ def peers(values: Values) -> tuple[str, ...]:
 def settings_for(values: Values, peer: str) -> dict[str, str]:
     """What is set of a peer, and something for all that is not: it loads before the rest is known.
 
-    A destination of a kind that the wizard does not ask about is tried with all there is.
+    A plain callback is tried with all there is.
     """
     if peer == "reports":
         own: tuple[str, ...] = ("TCR_API_URL", "TOKEN", "TCR_AUTH_HEADER", "TCR_REPORT_PATH")
     elif re.fullmatch("core[0-9]*", peer):
         own = OF_ONE_CORE
-    elif v.is_pacs(peer):
-        own = OF_ONE_PACS
-    elif v.is_ris(peer):
-        own = OF_ONE_RIS
+    elif (kind := kind_of(peer)) is not None:
+        own = v.OF_ONE[kind]
     else:
         return v.changed(values, PATIENCE)
     names = {*own, *(v.suffixed(name, peer) for name in own)} - _WHERE_RESULTS_GO
     names -= {v.suffixed(name, peer) for name in _WHERE_RESULTS_GO}
     found = COMPLETE | {n: value for n, value in values.items() if n in names} | PATIENCE
-    is_destination = own in (OF_ONE_PACS, OF_ONE_RIS)
-    found["DESTINATIONS"] = peer if is_destination else "storescu"
+    found["DESTINATIONS"] = peer if kind_of(peer) is not None else "storescu"
     if own is OF_ONE_CORE and peer != "core":
         found["ADDITIONAL_CORES"] = peer
     return found

@@ -6,11 +6,10 @@ import getpass
 from collections.abc import Mapping
 from typing import TextIO
 
-from pacsor_tasks.setup.questions import Kind, Option, Question
+from pacsor_tasks.setup.questions import NONE, Kind, Option, Question
 from pacsor_tasks.setup.screen import Check, complaint, is_menu
 
 BACK = "<"
-NONE = "-"
 HELP = f"Enter takes what is in [brackets], {BACK} goes back, {NONE} takes a value away."
 
 
@@ -42,7 +41,8 @@ class PlainScreen:
             text = self._read(question, keys).strip()
             if text == BACK:
                 return None
-            text = "" if text == NONE else text or question.default
+            if question.kind is not Kind.SECRET:
+                text = "" if text == NONE else text or question.default
             if question.kind is Kind.CHOICE:
                 text = keys[text].value if text in keys else text
             wrong = _problem(question, text, keys) or complaint(question, text, check)
@@ -56,7 +56,7 @@ class PlainScreen:
         proposal = next(chosen, question.default)
         default = f" [{proposal}]" if proposal else ""
         if question.kind is Kind.SECRET and question.is_optional:
-            default = " [as it is]"
+            default = f" [as it is; {NONE} for none]"
         prompt = f"{question.title}{hint}{default}: "
         if question.kind is Kind.SECRET and self._stdin.isatty():
             return getpass.getpass(prompt)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS
+from pacsor_tasks.environment import OF_ONE_CORE
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import SECRETS
@@ -17,6 +17,8 @@ from pacsor_tasks.setup.validation import checked
 from pacsor_tasks.setup.values import Values
 
 REPORT_URL = "https://app.report.milvue.com"
+#: For a secret that may be missing, whose present value nobody sees: take it away.
+NONE = "-"
 SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|BASIC_AUTH|CREDENTIAL|API_?KEY")
 
 
@@ -104,6 +106,11 @@ CATALOGUE: Mapping[str, _Entry] = {
     "INCLUDE_TECHCARE_REPORT": _Entry("Include the TechCare report", options=YES_NO),
     "TECHCARE_REPORT_FORMAT": _Entry("Form of the report", options=_FORMATS),
     "TCR_API_URL": _Entry("URL of TechCare Report", proposal=REPORT_URL),
+    "STOW_URL": _Entry("DICOMweb URL", "its /studies get the instances"),
+    "STOW_TOKEN": _Entry("Bearer token of the DICOMweb server", is_optional=True),
+    "FOLDER_PATH": _Entry("Folder", "an absolute path; it must be there"),
+    "WEBHOOK_URL": _Entry("URL of the webhook"),
+    "WEBHOOK_SECRET": _Entry("Secret that signs the events", "16 characters", is_optional=True),
     "WEBPS_ENABLE": _Entry("Take reports of other providers (Web PubSub)", options=YES_NO),
     "WEBPS_PROVIDERS": _Entry("Providers", "comma-separated"),
     "DESTINATIONS": _Entry("Destinations", "by name; empty: as the first core", is_optional=True),
@@ -172,7 +179,13 @@ def answered(name: str, text: str, values: Values) -> Values:
         return changer(name, text, values)
     if not text.strip() and is_secret(name):
         return values
+    if text.strip() == NONE and is_secret(name) and _is_optional(base):
+        text = ""
     return v.changed(values, {name: checked(name, text, values)})
+
+
+def _is_optional(base: str) -> bool:
+    return base not in CATALOGUE or CATALOGUE[base].is_optional
 
 
 def _description(base: str) -> str:
@@ -193,7 +206,7 @@ def _default(base: str) -> str:
 def _peer(base: str, number: str) -> str:
     if base in OF_ONE_CORE:
         return f"core{number}"
-    return f"storescu-{number}" if base in OF_ONE_PACS else f"hl7-{number}"
+    return next(f"{kind}-{number}" for kind, of_one in v.OF_ONE.items() if base in of_one)
 
 
 def _proposal(base: str, values: Values, around: Surroundings) -> str:

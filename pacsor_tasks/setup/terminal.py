@@ -10,7 +10,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bin
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from pacsor_tasks.setup.questions import Kind, Question
+from pacsor_tasks.setup.questions import NONE, Kind, Question
 from pacsor_tasks.setup.screen import Check, complaint, is_menu
 
 #: Seconds until a lone Escape is no longer the beginning of another key's code.
@@ -67,7 +67,7 @@ class TerminalScreen:
 
 def _text(question: Question, check: Check) -> questionary.Question:
     is_secret = question.kind is Kind.SECRET
-    as_it_is = "empty: as it is" if is_secret and question.is_optional else ""
+    as_it_is = f"empty: as it is; {NONE}: none" if is_secret and question.is_optional else ""
     hint = "; ".join(part for part in (question.hint, as_it_is) if part)
     return questionary.text(
         question.title if hint else f"{question.title}:",

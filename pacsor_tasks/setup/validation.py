@@ -17,20 +17,19 @@ from pacsor_tasks.environment import (
     IGNORED,
     NUMBERED,
     OF_ONE_CORE,
-    OF_ONE_PACS,
-    OF_ONE_RIS,
     todays_name,
 )
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
-from pacsor_tasks.setup.values import Values, base_of
+from pacsor_tasks.setup.values import OF_ONE, Values, base_of
 
 #: Stands for whatever has not been answered yet.
 COMPLETE = {
-    "API_URL": "http://unset", "TOKEN": "unset", "DESTINATIONS": "storescu,hl7",
+    "API_URL": "http://unset", "TOKEN": "unset", "DESTINATIONS": "storescu,hl7,stow,folder,webhook",
     "PACS_IP": "unset", "PACS_PORT": "104", "PACS_AET": "UNSET",
     "RIS_HOST_IP": "unset", "RIS_HOST_PORT": "2575",
     "RECEIVING_APPLICATION": "UNSET", "RECEIVING_FACILITY": "UNSET",
+    "STOW_URL": "http://unset", "FOLDER_PATH": "/unset", "WEBHOOK_URL": "http://unset",
     "TCR_API_URL": "http://unset", "WEBPS_PROVIDERS": "unset",
 }  # fmt: skip
 #: country.partner.client.site.id; `-` too, as host names have it.
@@ -125,14 +124,10 @@ def _with_others(base: str, number: str) -> dict[str, str]:
         return complete
     if base in OF_ONE_CORE:
         complete["ADDITIONAL_CORES"] = f"core{number}"
-    names = [
-        kind
-        for kind, of_one in (("storescu", OF_ONE_PACS), ("hl7", OF_ONE_RIS))
-        if base in of_one and number != "1"
-    ]
+    names = [kind for kind, of_one in OF_ONE.items() if base in of_one and number != "1"]
     for kind in names:
         complete["DESTINATIONS"] += f",{kind}-{number}"
-    for setting in ("API_URL", "TOKEN", *OF_ONE_PACS, *OF_ONE_RIS):
+    for setting in {*OF_ONE_CORE, *(n for kind in names for n in OF_ONE[kind])} - {"DESTINATIONS"}:
         if setting in COMPLETE:
             complete[f"{setting}_{number}"] = COMPLETE[setting]
     return complete
@@ -197,6 +192,7 @@ RULES: Mapping[str, Callable[[str], str]] = {
     "DOCKER_IMAGE_TAG": _version,
     "API_URL": _url,
     "TCR_API_URL": _url,
+    "STOW_URL": _url,
     "PACS_IP": _host,
     "RIS_HOST_IP": _host,
     "PACS_PORT": _port,

@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from pacsor_tasks.environment import NUMBERED, OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS
+from pacsor_tasks.environment import (
+    NUMBERED,
+    OF_ONE_CORE,
+    OF_ONE_FOLDER,
+    OF_ONE_PACS,
+    OF_ONE_RIS,
+    OF_ONE_STOW,
+    OF_ONE_WEBHOOK,
+)
+from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import comma_list, kind_of
 from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE, Environment, Product
@@ -19,6 +28,14 @@ from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE, Environment, Pro
 Values = Mapping[str, str]
 LOCALOR_CLIENT = "local.milvue.localor."
 _BOOLEAN = TypeAdapter(bool)
+#: What a destination of each kind may have of its own.
+OF_ONE = {
+    DestinationKind.STORESCU: OF_ONE_PACS,
+    DestinationKind.HL7: OF_ONE_RIS,
+    DestinationKind.STOW: OF_ONE_STOW,
+    DestinationKind.FOLDER: OF_ONE_FOLDER,
+    DestinationKind.WEBHOOK: OF_ONE_WEBHOOK,
+}
 
 
 def changed(values: Values, changes: Mapping[str, str]) -> dict[str, str]:
@@ -168,13 +185,14 @@ def with_client(values: Values, client: str) -> Values:
 
 
 def destinations(values: Values, core: str = "core") -> tuple[str, ...]:
-    """Where a core's results go, by name, in the order written; HL7 ones even when switched off."""
+    """Where a core's results go, by name, in the order written; HL7 ones even when switched off.
+
+    A plain callback goes by its URL.
+    """
     named = names_in(values, suffixed("DESTINATIONS", core))
+    named = named or names_in(values, suffixed("CALLBACK_URLS", core))
     if named:
-        return named
-    urls = names_in(values, suffixed("CALLBACK_URLS", core))
-    if urls:
-        return tuple(dict.fromkeys(urlsplit(url).hostname or url for url in urls))
+        return tuple(dict.fromkeys(map(_name, named)))
     return ("storescu",) if core == "core" else destinations(values)
 
 
@@ -207,13 +225,13 @@ def without_destination(values: Values, name: str) -> dict[str, str]:
     changes = {}
     for core in cores(values):
         for setting in (suffixed("DESTINATIONS", core), suffixed("CALLBACK_URLS", core)):
-            kept = [n for n in names_in(values, setting) if n != name and _host(n) != name]
+            kept = [item for item in names_in(values, setting) if _name(item) != name]
             changes[setting] = ",".join(kept)
     if "DESTINATIONS" not in values and "CALLBACK_URLS" not in values and name == "storescu":
         return dict(values)  # the default; there is no way to write "none"
-    if "-" in name:
-        own = OF_ONE_PACS if not is_ris(name) else OF_ONE_RIS
-        changes |= {suffixed(setting, name): "" for setting in own}
+    kind = kind_of(name)
+    if kind is not None and "-" in name:
+        changes |= {suffixed(setting, name): "" for setting in OF_ONE[kind]}
     return changed(values, changes)
 
 
@@ -226,18 +244,23 @@ def free_name(values: Values, kind: str) -> str:
 
 def is_ris(name: str) -> bool:
     """Whether a destination speaks HL7."""
-    kind = kind_of(name)
-    return kind is not None and kind.value == "hl7"
+    return kind_of(name) is DestinationKind.HL7
 
 
 def is_pacs(name: str) -> bool:
     """Whether a destination is a PACS by C-STORE."""
-    kind = kind_of(name)
-    return kind is not None and kind.value == "storescu"
+    return kind_of(name) is DestinationKind.STORESCU
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or "" if "//" in url else ""
+def spoken(name: str) -> str:
+    """A destination's name for the screen: a plain callback's URL may have a key in its query."""
+    return name.partition("?")[0]
+
+
+def _name(item: str) -> str:
+    """The destination that an item of DESTINATIONS or CALLBACK_URLS names."""
+    host = urlsplit(item).hostname or "" if "://" in item else item
+    return host if kind_of(host) is not None else item
 
 
 # --- cores

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pacsor_tasks.env_file import parse
-from pacsor_tasks.environment import OF_ONE_CORE, OF_ONE_PACS, OF_ONE_RIS, normalise
+from pacsor_tasks.environment import OF_ONE_CORE, normalise
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
 from pacsor_tasks.setup import files
@@ -66,6 +66,9 @@ SITE = {
         ("INFERENCE_COMMANDS", "smarturgences, smartxpert", None),
         ("STUDY_QUIET_SECONDS", "90s", None),
         ("PACS_PORT", "", ""),
+        ("STOW_URL_2", "https://dicomweb/rs/", "https://dicomweb/rs"),
+        ("FOLDER_PATH", "/mnt/results", None),
+        ("WEBHOOK_URL_3", "https://h/x?key=1", None),
     ],
 )
 def test_a_right_answer_is_written_as_it_is_meant(name: str, text: str, written: str | None):
@@ -97,6 +100,9 @@ def test_a_right_answer_is_written_as_it_is_meant(name: str, text: str, written:
         ("DOCKER_IMAGE_TAG", "latest!"),
         ("TOKEN", "two\nlines"),
         ("RIS_TIMEOUT", "-1"),
+        ("FOLDER_PATH", "results"),
+        ("STOW_URL_2", "dicomweb"),
+        ("WEBHOOK_SECRET", "short"),
     ],
 )  # fmt: skip
 def test_a_wrong_answer_is_refused(name: str, text: str):
@@ -168,7 +174,9 @@ def test_destinations_are_named_in_the_form_the_site_uses():
     assert v.without_destination(urls, "hl7") == {
         "CALLBACK_URLS": "http://storescu:8000,https://ours.example/cb"
     }
-    assert v.destinations(urls) == ("storescu", "hl7", "ours.example")
+    assert v.destinations(urls) == ("storescu", "hl7", "https://ours.example/cb")
+    plain = v.without_destination(urls, "https://ours.example/cb")
+    assert v.destinations(plain) == ("storescu", "hl7")
 
 
 def test_a_destination_is_added_under_the_next_name_and_removed_with_its_settings():
@@ -222,6 +230,12 @@ def test_a_peer_can_be_tried_before_the_rest_is_known():
     assert load(second, None).cores["core1"].api_url == "http://b"
     third = settings_for({"RIS_HOST_IP_3": "r", "RIS_HOST_PORT_3": "2"}, "hl7-3")
     assert load(third, None).ris["hl7-3"].port == 2
+    for name, kind, setting in (
+        ("stow-2", "stow", "STOW_URL_2"),
+        ("webhook", "webhooks", "WEBHOOK_URL"),
+    ):
+        found = getattr(load(settings_for({setting: "http://x"}, name), None), kind)
+        assert found[name].url == "http://x"
     everybody = v.with_destination(SITE, "hl7") | {"ADDITIONAL_CORES": "core1"}
     assert peers(everybody) == ("core", "core1", "storescu", "hl7")
 
@@ -230,7 +244,7 @@ def test_a_peer_can_be_tried_before_the_rest_is_known():
 
 NAMES = sorted(
     {*CATALOGUE, "DICOM_FILTERS", "RIS_TLS_CERT", "ADMIN_HOST", "FLOWER_BASIC_AUTH", "LOG_FORMAT"}
-    | {f"{n}_1" for n in OF_ONE_CORE} | {f"{n}_2" for n in (*OF_ONE_PACS, *OF_ONE_RIS)}
+    | {f"{n}_1" for n in OF_ONE_CORE} | {f"{n}_2" for of_one in v.OF_ONE.values() for n in of_one}
 )  # fmt: skip
 PLAUSIBLE = [
     "true", "false", "", "suite", "smarttrauma", "techcare-trauma", "localor", "other", "prod",
@@ -298,6 +312,13 @@ def test_what_did_not_change_stays_as_it_was_written():
         "# our site\nexport TOKEN='a b'  # the key\n\n# old\nTECHCARE_REPORT_FORMAT=B64\n"
         "SEN_APP=x\nRIS_HOST_IP=ris\nTHEIRS=$$y\nPORT=1041\nRECEIVER_AET=GW\n"
     )
+
+
+def test_an_optional_secret_is_kept_by_an_empty_answer_and_taken_away_by_a_dash():
+    values = answered("WEBHOOK_SECRET", "x" * 16, SITE)
+    assert answered("WEBHOOK_SECRET", "", values) == values
+    assert answered("WEBHOOK_SECRET", "-", values) == SITE
+    assert answered("TOKEN", "-", SITE)["TOKEN"] == "-"  # that one cannot be missing
 
 
 def test_every_setting_can_be_asked_for():

@@ -6,9 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pacsor_tasks.settings import load
-from pacsor_tasks.setup import files, pages
+from pacsor_tasks.setup import compose, files, pages
+from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.dialogue import Dialogue, displayed
 from pacsor_tasks.setup.questions import Surroundings
 from tests.support.setup_screen import BACK, ScriptedScreen
@@ -163,6 +165,33 @@ def test_hl7_destinations_filters_and_cores_are_behind_the_menu(tmp_path: Path) 
     assert found.RETENTION_DAYS == 7
     assert any("not a regular expression" in line for line in screen.complaints)
     assert any("did you mean RETENTION_DAYS" in line for line in screen.complaints)
+
+
+def test_a_folder_is_mounted_and_every_kind_of_destination_is_offered(tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").touch()
+    script = [
+        *WIZARD, (MENU, "s"), ("Destinations", "f"), ("FOLDER_PATH", "/mnt/it's $1"),
+        ("Connection to folder", "on"), ("Destinations", "s"), ("STOW_URL", "https://web/rs"),
+        ("STOW_TOKEN", ""), ("Connection to stow", "on"), ("Destinations", "w"),
+        ("WEBHOOK_URL", "https://h/x?key=abc"), ("WEBHOOK_SECRET", "s3cret" * 3),
+        ("Connection to webhook", "on"), ("Destinations", "b"), (MENU, "d"), *SAVE,
+    ]  # fmt: skip
+    _, screen = run(tmp_path, script)
+    found = load({}, tmp_path / ".env")
+    assert found.cores["core"].destinations == ("storescu", "folder", "stow", "webhook")
+    assert "s3cret" not in screen.shown
+    assert "abc" not in "".join(screen.said)
+    text = (tmp_path / "env-files" / f"compose.{CLIENT}.yml").read_text()
+    deliverer = YAML(typ="safe", pure=True).load(text)["services"]["deliverer"]
+    assert deliverer == {
+        "volumes": [
+            {"type": "bind", "source": "/mnt/it's $$1", "target": "/mnt/it's $$1",
+             "bind": {"create_host_path": False}}
+        ]
+    }  # fmt: skip
+    values = files.read(tmp_path / ".env").values
+    assert not compose.override(v.without_destination(values, "folder"))
+    assert not compose.override({**values, "FOLDER_PATH": "/data/results"})
 
 
 def test_what_is_backed_out_of_leaves_no_trace(tmp_path: Path) -> None:
