@@ -1,4 +1,7 @@
-"""What an operator can do to a study: one function per verb, for CLI, API and Celery alike."""
+"""What an operator can do: one function per verb, for CLI, API and Celery alike.
+
+Relaunches are in `relaunching`.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,6 @@ log = structlog.get_logger(__name__)
 #: Who did it, where nobody gave a name.
 SOMEBODY = "operator"
 MAX_NAME, MAX_REASON = 64, 300
-
-
-def relaunch(study_uid: str, ports: Ports) -> list[str]:
-    """Send a study through every core again, whatever was uploaded before.
-
-    Unfinished older runs of those cores are cancelled. With the broker away the runs stand in the
-    ledger all the same, and the sweep launches them.
-
-    Returns:
-        The ids of the new runs, one per core.
-
-    Raises:
-        NotFound: The study was never received, or its instances are no longer held.
-    """
-    run_ids = ports.ledger.intake.relaunch(study_uid, ports.targets)
-    launch_all(run_ids, ports)
-    log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids)
-    return run_ids
 
 
 def complete(study_uid: str, spool: Spool) -> None:

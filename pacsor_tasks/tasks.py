@@ -23,11 +23,12 @@ from pacsor_tasks import (
     pipeline,
     polling,
     reconcile,
+    relaunching,
     wiring,
 )
 from pacsor_tasks.app import app
-from pacsor_tasks.errors import ConfigError, NotFound, PeerUnavailable
-from pacsor_tasks.ledger import migrate
+from pacsor_tasks.errors import ConfigError, Conflict, NotFound, PeerUnavailable
+from pacsor_tasks.ledger import Relaunch, migrate
 from pacsor_tasks.ledger.gate import ASKING
 from pacsor_tasks.models import Delivery, PeerKind, PeerName, Run, Step
 from pacsor_tasks.outcomes import Advance, End, Ended, Moved, Wait
@@ -129,10 +130,22 @@ def sweep() -> None:
         reconcile.reconcile(wiring.ports())
 
 
-@app.task(name="pacsor.relaunch", throws=(NotFound,))  # a failure, but no traceback
-def relaunch(study_uid: str) -> None:
-    """Send a study through every core again."""
-    operations.relaunch(study_uid, wiring.ports())
+@app.task(name="pacsor.relaunch", throws=(NotFound, Conflict))  # a failure, but no traceback
+def relaunch(
+    study_uid: str,
+    from_step: str | None = None,
+    only: str | None = None,
+    core: str | None = None,
+    by: str = "celery",
+) -> None:
+    """Send a study through its cores again; from a step on, for one destination, on one core."""
+    wish = Relaunch(
+        from_step=relaunching.start_named(from_step),
+        only=only,
+        by=by,
+        key=current_task.request.id,  # the same message may come twice
+    )
+    relaunching.relaunch(study_uid, wiring.ports(), wish, core)
 
 
 @app.task(name="pacsor.retention")

@@ -8,7 +8,7 @@ from functools import partial
 import redis
 import structlog
 
-from pacsor_tasks import operations, refusals, wiring
+from pacsor_tasks import operations, refusals, relaunching, wiring
 from pacsor_tasks.admin import config_view, probes, server
 from pacsor_tasks.admin.app import create_app
 from pacsor_tasks.admin.deps import AdminDeps, Flower
@@ -66,7 +66,7 @@ def _deps(settings: Settings, ports: Ports) -> AdminDeps:
             quiet_s=settings.STUDY_QUIET_SECONDS,
             max_wait_s=settings.STUDY_MAX_WAIT_SECONDS,
         ),
-        relaunch=lambda study_uid: operations.relaunch(study_uid, ports),
+        relaunch=lambda uid, wish, core: relaunching.relaunch(uid, ports, wish, core),
         complete=lambda study_uid: operations.complete(study_uid, ports.spool),
         health=_health(settings, ports),
         config=config_view.masked(settings),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client.exposition import choose_encoder
@@ -17,7 +17,7 @@ from pacsor_tasks.admin.changes import Changes
 from pacsor_tasks.admin.deps import Deps
 from pacsor_tasks.dicom.headers import is_uid
 from pacsor_tasks.errors import NotFound
-from pacsor_tasks.models import RunState
+from pacsor_tasks.models import InstanceOutcome, RunState
 
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 50
@@ -97,6 +97,21 @@ def study(deps: Deps, study_uid: StudyUid) -> dict[str, Any]:
     return found
 
 
+@router.get("/api/runs/{run_id}/instances")
+def run_instances(
+    deps: Deps,
+    run_id: Annotated[str, Path(max_length=36)],
+    outcome: InstanceOutcome | None = None,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Limit = DEFAULT_LIMIT,
+) -> dict[str, Any]:
+    """What a run did with each instance: for a filtered one the rule, its tag and why."""
+    found = deps.studies.instances(run_id, outcome=outcome, limit=limit, after=after)
+    if found is None:
+        raise NotFound(f"no run {run_id}")
+    return found
+
+
 @router.get("/api/receiving")
 def receiving(deps: Deps) -> list[dict[str, Any]]:
     """What was received and is no revision in the ledger yet, with the reason it waits."""
@@ -133,22 +148,6 @@ async def stream(
         if change.studies or change.everything:
             data = {"studies": change.studies, "everything": change.everything}
             yield ServerSentEvent(event="changed", data=data, id=str(change.event_id))
-
-
-@router.post("/relaunch/{study_uid}", status_code=202)
-def relaunch(deps: Deps, study_uid: StudyUid) -> dict[str, list[str]]:
-    """Send a study through every core again: 202 with the ids of the new runs."""
-    return {"run_ids": deps.relaunch(study_uid)}
-
-
-@router.get("/relaunch/{study_uid}", status_code=202, include_in_schema=False)
-def relaunch_by_get(deps: Deps, study_uid: str) -> dict[str, list[str]]:
-    """PACSOR's own way to relaunch, where ADMIN_ALLOW_GET_RELAUNCH allows it."""
-    if not deps.allow_get_relaunch:
-        raise HTTPException(
-            405, "use POST, or set ADMIN_ALLOW_GET_RELAUNCH=true", headers={"Allow": "POST"}
-        )
-    return relaunch(deps, _study_uid(study_uid))
 
 
 @router.post("/complete/{study_uid}", status_code=202)

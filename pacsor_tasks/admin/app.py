@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from pacsor_tasks import __version__
-from pacsor_tasks.admin import api, hl7, metrics, operate, pages, peers, refused
+from pacsor_tasks.admin import api, hl7, metrics, operate, pages, peers, refused, relaunch
 from pacsor_tasks.admin.changes import Changes
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.recent import Recent
@@ -56,12 +56,14 @@ def create_app(deps: AdminDeps) -> FastAPI:
     app.state.health_limiter = anyio.CapacityLimiter(8)
     app.include_router(api.router)
     app.include_router(operate.api)
+    app.include_router(relaunch.api)
     app.include_router(hl7.api)
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(hl7.pages, include_in_schema=False)
     app.include_router(refused.api)
     app.include_router(refused.pages, include_in_schema=False)
     app.include_router(operate.pages, include_in_schema=False)
+    app.include_router(relaunch.pages, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(PacsorError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)

@@ -10,10 +10,12 @@ from fastapi import Depends, Request
 
 from pacsor_tasks.admin.health import Report
 from pacsor_tasks.hl7_config import Hl7Config
+from pacsor_tasks.ledger import Relaunch
 from pacsor_tasks.ledger.studies import Studies
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.receiving import Receiving
 from pacsor_tasks.refusals import Refused
+from pacsor_tasks.relaunching import Publish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +36,13 @@ class AdminDeps:
     studies: Studies
     #: what is in the spool but not in the ledger yet
     receiving: Receiving
-    #: a study UID → the ids of its new runs; NotFound when it is unknown or no longer held
-    relaunch: Callable[[str], list[str]]
+    #: (study UID, wish, core) → the ids of its new runs, as `relaunching.relaunch`
+    relaunch: Callable[[str, Relaunch, str | None], list[str]]
     #: closes a study that is being received; NotFound when none is
     complete: Callable[[str], None]
     health: Callable[[], Report]
+    #: publishes new runs; None: to the broker
+    publish: Publish | None = None
     #: the effective settings, secrets masked already
     config: Mapping[str, Any] = field(default_factory=dict)
     #: what counts for the HL7 messages, and may be loaded at run time

@@ -223,10 +223,14 @@ def _ask(
 
 
 def _back(target: str, wish: Wish) -> Response:
-    answer = RedirectResponse(target, status_code=303)
-    if wish.by:
+    return remember_name(RedirectResponse(target, status_code=303), wish.by)
+
+
+def remember_name(answer: Response, by: str) -> Response:
+    """The answer, with the name an operator gave for the next form."""
+    if by:
         answer.set_cookie(
-            NAME_COOKIE, quote(operations.name_of(wish.by)), max_age=NAME_COOKIE_S,
+            NAME_COOKIE, quote(operations.name_of(by)), max_age=NAME_COOKIE_S,
             httponly=True, samesite="strict",
         )  # fmt: skip
     return answer

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 import jinja2
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field
 
 from pacsor_tasks import __version__
 from pacsor_tasks.admin import api, peers, views
@@ -18,7 +19,7 @@ from pacsor_tasks.admin.recent import Recent
 from pacsor_tasks.admin.security import SESSION_S, Sessions, failed, local_path
 from pacsor_tasks.errors import NotFound, PacsorError
 from pacsor_tasks.ledger import iso
-from pacsor_tasks.models import RunState
+from pacsor_tasks.models import InstanceOutcome, RunState
 
 PAGE_SIZE = 50
 #: Studies being received that the list shows; the others are counted.
@@ -44,6 +45,15 @@ DONE = {
 }
 
 router = APIRouter()
+
+
+class Part(BaseModel):
+    """Which of a run's instances are shown."""
+
+    outcome: InstanceOutcome | None = None
+    after: int = Field(0, ge=0)
+
+
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("pacsor_tasks.admin"),
     autoescape=True,
@@ -122,11 +132,22 @@ def destinations(request: Request, deps: Deps) -> Response:
     )  # fmt: skip
 
 
-@router.post("/studies/{study_uid}/relaunch")
-def relaunch(deps: Deps, study_uid: api.StudyUid) -> Response:
-    """The relaunch button without JavaScript."""
-    run_ids = deps.relaunch(study_uid)
-    return RedirectResponse(f"/studies/{study_uid}?relaunched={len(run_ids)}", status_code=303)
+@router.get("/studies/{study_uid}/runs/{run_id}", response_class=HTMLResponse)
+def run_instances(
+    request: Request,
+    deps: Deps,
+    study_uid: api.StudyUid,
+    run_id: Annotated[str, Path(max_length=36)],
+    part: Annotated[Part, Query()],
+) -> Response:
+    """What a run did with each instance, and why."""
+    limit = PAGE_SIZE * 4
+    found = deps.studies.instances(run_id, outcome=part.outcome, limit=limit, after=part.after)
+    if found is None or found["study_instance_uid"] != study_uid:
+        raise NotFound(f"No such run of study {study_uid}.")
+    return render(
+        request, "instances.html", run=found, part=part, outcomes=list(InstanceOutcome),
+    )  # fmt: skip
 
 
 @router.post("/studies/{study_uid}/complete")

@@ -134,6 +134,18 @@ def is_same_site(request: Request) -> bool:
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
 
 
+def is_program(request: Request) -> bool:
+    """Whether a request was not made by a browser on its own account: a token, or curl's headers.
+
+    Browsers name where a request comes from, send cookies, or ask for pages.
+    """
+    if _bearer(request) is not None:
+        return True
+    told = ("sec-fetch-site", "origin", "referer", "cookie")
+    asks_for_page = "text/html" in request.headers.get("accept", "")
+    return not asks_for_page and not any(name in request.headers for name in told)
+
+
 def is_this_machine(host: str) -> bool:
     """Whether a Host header names loopback: another name may be an attacker's, rebound to it."""
     try:

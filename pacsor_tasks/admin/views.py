@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pacsor_tasks.admin.probes import human_bytes
 from pacsor_tasks.arrivals import ArrivalState
+from pacsor_tasks.ledger import studies
 from pacsor_tasks.models import DeliveryState, RunState, Step
 
 Json = Mapping[str, Any]
@@ -115,11 +116,16 @@ def _status(at: int, state: RunState, shown: Step) -> str:
 
 
 def latest_runs(study: Json) -> list[Json]:
-    """The newest run of each core, by core."""
-    latest: dict[str, Json] = {}
-    for run in study["runs"]:
-        latest.setdefault(run["core"], run)
-    return [latest[core] for core in sorted(latest)]
+    """The runs that no later one stands in for, by core; for one destination only behind it."""
+    return sorted(studies.latest_runs(study["runs"]), key=lambda r: (r["core"], r["only"] or ""))
+
+
+def relaunched(run: Json) -> str:
+    """How a run was relaunched: `relaunched from download for storescu-2 only`; "" if not."""
+    if not run["relaunched"]:
+        return ""
+    begun = f" from {run['from']}" if run["from"] not in {None, Step.FILTER} else ""
+    return f"relaunched{begun}" + (f" for {run['only']} only" if run["only"] else "")
 
 
 def waits(run: Json) -> list[Wait]:
@@ -204,7 +210,7 @@ def lasted(run: Json) -> str | None:
 FILTERS = {
     f.__name__: f
     for f in (
-        event_tone, human_bytes, is_open, lasted, latest_runs, moment, problems, steps, tone,
-        uid_head, uid_tail, waits,
+        event_tone, human_bytes, is_open, lasted, latest_runs, moment, problems, relaunched, steps,
+        tone, uid_head, uid_tail, waits,
     )
 }  # fmt: skip

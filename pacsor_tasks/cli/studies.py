@@ -137,6 +137,8 @@ def print_study(console: Console, study: Mapping[str, Any]) -> None:
 def _print_run(console: Console, run: Mapping[str, Any]) -> None:
     from rich.text import Text
 
+    from pacsor_tasks.admin.views import relaunched
+
     again = f", {relaunched(run)}" if run["relaunched"] else ""
     console.print(
         f"\nrun {run['id']} ({run['core']}, revision {run['revision']}{again}):"
@@ -164,12 +166,6 @@ def _print_run(console: Console, run: Mapping[str, Any]) -> None:
                 local_time(delivery["due_at"]),
             )
         console.print(table)
-
-
-def relaunched(run: Mapping[str, Any]) -> str:
-    """How a run was relaunched: `relaunched from download for storescu-2 only`."""
-    begun = f" from {run['from']}" if run["from"] not in {None, "filter"} else ""
-    return f"relaunched{begun}" + (f" for {run['only']} only" if run["only"] else "")
 
 
 def _print_wait(console: Console, run: Mapping[str, Any]) -> None:

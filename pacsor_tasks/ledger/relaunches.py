@@ -17,14 +17,22 @@ from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.intake import Intake, NewRun, Relaunch, Target
 from pacsor_tasks.ledger.runs import OPEN_DELIVERY, TERMINAL, WAITING_FOR
 from pacsor_tasks.ledger.runs import skip_deliveries as skipping
-from pacsor_tasks.ledger.starts import Delivering, Earlier, Fate, Holdings, fate_at, start_of
+from pacsor_tasks.ledger.starts import (
+    AT_CORE,
+    Delivering,
+    Earlier,
+    Fate,
+    Holdings,
+    fate_at,
+    start_of,
+)
 from pacsor_tasks.ledger.store import lock_study
 from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
 
 WHOLE = Relaunch()
 UNSETTLED = (*OPEN_DELIVERY, DeliveryState.QUARANTINED)
 #: Runs that began there took over what was uploaded and predicted before.
-TAKING_OVER = (Step.DOWNLOAD, Step.DELIVER)
+TAKING_OVER = (Step.POLL, Step.DOWNLOAD, Step.DELIVER)
 REPLACED = "replaced by a relaunch"
 NOT_HELD = "its instances are no longer held: they would have to be sent again"
 
@@ -155,7 +163,10 @@ class Relaunches(Intake):
         )
 
     def _fates(self, c: Connection, study_uid: str, core: str) -> dict[int, Fate]:
-        """What the core's latest run that got so far made of each instance."""
+        """What the core's latest run that got so far made of each instance.
+
+        What was uploaded once is with the core, though a later run may not have got to it.
+        """
         of = t.run_instance.c
         query = (
             select(of.instance_id, of.outcome, of.reason, of.rule, of.tag, t.run.c.step)
@@ -163,14 +174,16 @@ class Relaunches(Intake):
             .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
             .order_by(t.run.c.created_at, t.run.c.id)
         )
-        return {
-            row.instance_id: Fate(
+        found: dict[int, Fate] = {}
+        for row in c.execute(query):
+            if row.outcome == InstanceOutcome.PENDING:
+                before = found.get(row.instance_id)
+                if Step(row.step) is Step.FILTER or (before and before.outcome in AT_CORE):
+                    continue
+            found[row.instance_id] = Fate(
                 outcome=InstanceOutcome(row.outcome), reason=row.reason, rule=row.rule, tag=row.tag
             )
-            for row in c.execute(query)
-            if row.outcome != InstanceOutcome.PENDING
-            or Step(row.step).position > Step.FILTER.position
-        }
+        return found
 
     def _earlier(self, c: Connection, study_uid: str, core: str) -> list[Earlier]:
         uploaded = exists().where(

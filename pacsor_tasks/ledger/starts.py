@@ -45,7 +45,7 @@ class Earlier:
 
     id: str
     step: Step
-    #: uploaded instances, or asked for their prediction anew: what older runs got is not of that
+    #: it uploaded instances: what older runs got is not of that upload
     is_afresh: bool
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pacsor_tasks import operations
+from pacsor_tasks import operations, relaunching
 from pacsor_tasks.admin.app import create_app
 from pacsor_tasks.admin.deps import AdminDeps
 from pacsor_tasks.admin.health import Check, Report
@@ -61,9 +61,6 @@ def new_admin(directory: Path) -> Admin:
     ledger = new_ledger(directory, clock)
     targets = [Target(core="core", destinations=(PACS, RIS))]
 
-    def relaunch(study_uid: str) -> list[str]:
-        return ledger.intake.relaunch(study_uid, targets)
-
     spool = Spool(directory / "spool")
     spool.prepare()
     bench = Bench(
@@ -78,15 +75,21 @@ def new_admin(directory: Path) -> Admin:
         },
         ris={RIS[0]: Ris(name=RIS[0], timeout_s=1, host="127.0.0.1", port=2575)},
     )  # fmt: skip
+    ports = replace(bench.ports, targets=targets)
     deps = AdminDeps(
-        ports=bench.ports,
+        ports=ports,
         studies=ledger.studies,
         receiving=Receiving(spool, quiet_s=QUIET_S, max_wait_s=600),
-        relaunch=relaunch,
+        relaunch=lambda uid, wish, core: relaunching.relaunch(uid, ports, wish, core, unpublished),
+        publish=unpublished,
         complete=lambda study_uid: operations.complete(study_uid, spool),
         health=lambda: WELL,
     )
     return Admin(ledger, clock, Seed(ledger), deps, spool)
+
+
+def unpublished(*_: object) -> None:
+    """Instead of a broker."""
 
 
 def client(deps: AdminDeps) -> TestClient:

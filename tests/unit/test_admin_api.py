@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pacsor_tasks.errors import PeerUnavailable
-from pacsor_tasks.ledger import Ledger
+from pacsor_tasks.ledger import Ledger, Relaunch
 from pacsor_tasks.models import RunState, Step
 from tests.support.admin import UID, Admin, client, new_admin, report
 
@@ -84,7 +84,7 @@ def test_the_state_filter_looks_at_the_latest_run_of_every_core(admin: Admin) ->
 def test_totals_count_studies_as_the_filter_finds_them(admin: Admin) -> None:
     (run,) = admin.seed.receive(UID)
     admin.seed.fail(run, Step.FILTER, "unreadable")
-    admin.deps.relaunch(UID)
+    admin.deps.relaunch(UID, Relaunch(), None)
     admin.seed.receive(UID + ".1", cores=("core", "core1"))
     totals = admin.ledger.studies.totals()
     assert totals["all"] == 2
@@ -142,15 +142,6 @@ def test_a_relaunch_answers_with_the_new_runs(admin: Admin) -> None:
     assert run.force
 
 
-def test_relaunch_by_get_is_refused_unless_it_is_allowed(admin: Admin) -> None:
-    admin.seed.done(UID)
-    refused = admin.client().get(f"/relaunch/{UID}")
-    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
-    allowed = admin.client(allow_get_relaunch=True)
-    assert allowed.get(f"/relaunch/{UID}").status_code == 202
-    assert allowed.get("/relaunch/1.2.3").status_code == 404
-
-
 def test_a_ledger_that_is_away_is_a_503_that_says_when_to_come_back(tmp_path: Path) -> None:
     made = new_admin(tmp_path)
     away = Ledger("sqlite:////nowhere/at/all/ledger.sqlite3")
@@ -162,7 +153,7 @@ def test_a_ledger_that_is_away_is_a_503_that_says_when_to_come_back(tmp_path: Pa
 
 
 def test_a_peer_that_is_away_during_a_relaunch_is_a_503(admin: Admin) -> None:
-    def relaunch(study_uid: str) -> list[str]:
+    def relaunch(*_: object) -> list[str]:
         raise PeerUnavailable("ledger: locked", retry_after_s=1.5)
 
     answer = admin.client(relaunch=relaunch).post(f"/relaunch/{UID}")

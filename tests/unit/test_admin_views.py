@@ -16,7 +16,7 @@ def run(**given: Any) -> dict[str, Any]:
     return {
         "core": "core", "state": "queued", "step": "filter", "waiting_for": None, "due_at": None,
         "error": None, "finished_at": None, "created_at": "2025-08-01T12:00:00.000Z",
-        "deliveries": [], **given,
+        "deliveries": [], "only": None, **given,
     }  # fmt: skip
 
 
@@ -108,6 +108,14 @@ def test_problems_are_those_of_the_quarantined_deliveries() -> None:
 def test_the_newest_run_of_each_core_counts() -> None:
     runs = [run(core="core1", id=3), run(core="core", id=2), run(core="core", id=1)]
     assert [r["id"] for r in views.latest_runs({"runs": runs})] == [2, 3]
+
+
+def test_a_run_for_one_destination_only_counts_beside_the_one_for_all() -> None:
+    newest_first = [
+        run(id=5, only="storescu"), run(id=4, only="hl7"), run(id=3, only="hl7"), run(id=2),
+        run(id=1, only="hl7"),
+    ]  # fmt: skip
+    assert [r["id"] for r in views.latest_runs({"runs": newest_first})] == [2, 4, 5]
 
 
 def test_a_study_is_open_while_one_run_moves() -> None:
