@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,22 @@ from pacsor_tasks.breaker import LedgerBreaker
 from pacsor_tasks.dicom.negotiation import rejection
 from pacsor_tasks.dicom.scu import Pacs, echo
 from pacsor_tasks.dicom.statuses import Verdict, classify
-from pacsor_tasks.errors import BadResponse, ConfigError, PacsorError, PeerUnavailable, Retryable
+from pacsor_tasks.dicomweb.answers import read
+from pacsor_tasks.errors import (
+    BadResponse,
+    ConfigError,
+    PacsorError,
+    PeerUnavailable,
+    Rejected,
+    Retryable,
+)
 from pacsor_tasks.failures_table import FAILURES, Failure, Fate, page
+from pacsor_tasks.folder import Folder, _translated, probe
 from pacsor_tasks.hl7 import ack, mllp
+from pacsor_tasks.http_out import Answer, Endpoint, check, refusal
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.ledger.peers import OPEN_AT
+from pacsor_tasks.milvue.media import MediaType
 from pacsor_tasks.milvue.outcomes import StudyState, StudyStatus
 from pacsor_tasks.milvue.refusals import api_refusal, network_error, storage_refusal
 from pacsor_tasks.models import Delivery, DeliveryState, PeerKind, PeerName, RunState, Step
@@ -27,6 +39,7 @@ from pacsor_tasks.steps.download import FORMATTING_TRIES
 from pacsor_tasks.steps.poll import poll
 from tests.conftest import Clock
 from tests.support.bench import Bench
+from tests.support.dicomweb_peers import stored
 from tests.support.ledgers import add_run, bring_to, existing
 from tests.support.net import free_port
 
@@ -65,6 +78,25 @@ def acknowledged(code: str, control_id: str = "1") -> Callable[[], object]:
     return lambda: ack.check(message.encode(), "1")
 
 
+def web(status: int, setting: str = "STOW") -> Callable[[], PacsorError]:
+    endpoint = Endpoint(
+        name="x", url="http://x/", connect_timeout_s=1, timeout_s=1, setting=setting
+    )
+    answer = Answer(status, {}, MediaType(""), b"")
+    return lambda: refusal(endpoint, answer)
+
+
+def unwritten(number: int, layout: str = "{sop_uid}") -> Callable[[], PacsorError]:
+    folder = Folder(name="folder", path=Path("/nowhere"), layout=layout)
+    return lambda: _translated(folder, OSError(number, os.strerror(number)))
+
+
+def unreachable() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    to = Endpoint(name="x", url=url, connect_timeout_s=1, timeout_s=1, setting="STOW")
+    check(to, "GET", url)
+
+
 #: key → the error as the I/O edge makes it
 ERRORS: dict[str, Callable[[], PacsorError]] = {
     "http-network": lambda: network_error("status", requests.ConnectionError("reset")),
@@ -85,6 +117,21 @@ ERRORS: dict[str, Callable[[], PacsorError]] = {
     "mllp-silent": lambda: PeerUnavailable("no acknowledgement within 15 s"),
     "mllp-mismatch": raised(acknowledged("AA", "another")),
     "ack-AR": raised(acknowledged("AR")),
+    "stow-network": raised(unreachable),
+    "stow-5xx": web(503),
+    "stow-429": web(429),
+    "stow-401": web(401),
+    "stow-404": web(404),
+    "stow-redirect": web(302),
+    "stow-409": lambda: Rejected(f"1 not stored; first {read(409, b'', {'1.2'})['1.2'].status:x}"),
+    "folder-full": unwritten(errno.ENOSPC),
+    "folder-away": raised(lambda: probe(Folder(name="f", path=Path("/nowhere"), layout=""))),
+    "folder-name": unwritten(errno.ENAMETOOLONG),
+    "hook-network": raised(unreachable),
+    "hook-5xx": web(500, "WEBHOOK"),
+    "hook-429": web(429, "WEBHOOK"),
+    "hook-4xx": web(422, "WEBHOOK"),
+    "hook-redirect": web(307, "WEBHOOK"),
     "unconfigured": lambda: ConfigError("destination storescu is not configured"),
     "wrong-patient": lambda: BadResponse("a result is not of what was uploaded"),
 }
@@ -103,7 +150,8 @@ STATUSES: dict[str, list[int]] = {
 BY_HAND = {
     "http-formatting", "prediction-running", "prediction-late", "prediction-never",
     "prediction-failed", "ack-AE", "ack-AA", "disk-full", "bug", "deadly", "paused", "left-alone",
-    "horizon", "ledger-away", "redis-away",
+    "horizon", "ledger-away", "redis-away", "stow-200", "stow-failed", "stow-unclear", "hook-2xx",
+    "rate",
 }  # fmt: skip
 ROWS = {failure.key: failure for failure in FAILURES}
 FATE_OF = {
@@ -162,6 +210,44 @@ def test_a_wish_of_the_api_is_the_least_pause(
     guard.run_step(sqlite_ledger, POLICY, run.id, Step.UPLOAD, action)  # type: ignore[arg-type]
     assert (existing(sqlite_ledger, run.id).due_at or 0) >= clock() + 700
 
+
+@pytest.mark.parametrize(
+    ("key", "http_status", "fate"),
+    [
+        ("stow-200", 200, Fate.DELIVERED),
+        ("stow-200", 202, Fate.DELIVERED),
+        ("stow-409", 409, Fate.QUARANTINED),
+        ("stow-409", 413, Fate.QUARANTINED),
+    ],
+)
+def test_of_one_instance_alone_the_http_status_means_what_its_row_says(
+    key: str, http_status: int, fate: Fate
+) -> None:
+    assert FATE_OF[classify(read(http_status, b"", {"1.2"})["1.2"].status)] is fate
+    assert ROWS[key].fate is fate
+
+
+@pytest.mark.parametrize("http_status", [200, 202, 409])
+@pytest.mark.parametrize(
+    ("reason", "fate"),
+    [
+        (0xA700, Fate.RETRIED), (0x0110, Fate.RETRIED), (0xA900, Fate.QUARANTINED),
+        (0xC122, Fate.QUARANTINED), (0x0122, Fate.QUARANTINED), (0x0111, Fate.DELIVERED),
+    ],
+)  # fmt: skip
+def test_a_failure_reason_means_what_the_status_of_a_pacs_does(
+    http_status: int, reason: int, fate: Fate
+) -> None:
+    answer = stored({}, {"1.2": reason}, http_status)
+    assert FATE_OF[classify(read(http_status, answer.body, {"1.2", "1.3"})["1.2"].status)] is fate
+
+
+@pytest.mark.parametrize("http_status", [202, 400, 409, 413, 415, 422])
+def test_of_several_the_http_status_alone_says_nothing(http_status: int) -> None:
+    assert read(http_status, b"", {"1.2", "1.3"}) == {}
+
+
+# "rate" and "hook-2xx" are brought about in test_steps_destinations and test_webhook
 
 # --- those that take more than one try
 
