@@ -236,6 +236,12 @@ def test_a_peer_can_be_tried_before_the_rest_is_known():
     ):
         found = getattr(load(settings_for({setting: "http://x"}, name), None), kind)
         assert found[name].url == "http://x"
+    plain = {**SITE, "CALLBACK_URLS": "http://storescu:8000,http://ours/cb?key=1"}
+    (callback,) = set(peers(plain)) - {"core", "storescu"}
+    assert callback in {
+        hook.url for hook in load(settings_for(plain, callback), None).webhooks.values()
+    }
+    assert v.spoken(callback) == "http://ours/cb"
     everybody = v.with_destination(SITE, "hl7") | {"ADDITIONAL_CORES": "core1"}
     assert peers(everybody) == ("core", "core1", "storescu", "hl7")
 

@@ -141,6 +141,7 @@ FILTER = [
     (MENU, "f"), ("Filters", "a"), ("tag", "Modality"), ("pattern", "("),
     ("pattern", "^(CR|DX)$"), ("Upload an instance that has the element", "m"), ("Filters", "b"),
 ]  # fmt: skip
+RULES = '[{"tag":{"group":"0008","element":"0060"},"pattern":"DX","should_match":true}]'
 SECOND_CORE = [
     (MENU, "c"), ("Further cores", "a"), ("API_URL_1", "http://b"), ("TOKEN_1", "k"),
     ("SIGNED_URL_1", "false"), ("INFERENCE_COMMANDS_1", ""), ("DESTINATIONS_1", "storescu-2"),
@@ -192,6 +193,61 @@ def test_a_folder_is_mounted_and_every_kind_of_destination_is_offered(tmp_path: 
     values = files.read(tmp_path / ".env").values
     assert not compose.override(v.without_destination(values, "folder"))
     assert not compose.override({**values, "FOLDER_PATH": "/data/results"})
+
+
+def test_what_is_in_a_list_is_changed_tried_and_removed(tmp_path: Path) -> None:
+    tried = []
+
+    def test(values, name):
+        tried.append(name)
+        if name == "core1":
+            raise KeyboardInterrupt
+        return True, "answers"
+
+    script = [
+        *WIZARD, *SECOND_PACS, *SECOND_CORE, *FILTER,
+        (MENU, "s"), ("Destinations", "2"), ("storescu-2", "t"),
+        ("Destinations", "2"), ("storescu-2", "c"), ("PACS_AET_2", ...), ("PACS_IP_2", "changed"),
+        ("PACS_PORT_2", ...), ("MILVUE_AET_2", "US2"), ("Connection to storescu-2", "on"),
+        ("Destinations", "1"), ("storescu", "b"), ("Destinations", "b"),
+        (MENU, "c"), ("Further cores", "1"), ("core1", "t"), ("Further cores", "1"),
+        ("core1", "c"), ("API_URL_1", BACK), ("Further cores", "b"), (MENU, "w"), ("LINK", BACK),
+        (MENU, "c"), ("Further cores", "1"), ("core1", "r"), ("Further cores", "b"),
+        (MENU, "f"), ("Filters", "1"), ("Filters", "j"),
+        ("DICOM_FILTERS", RULES),
+        ("Filters", "a"), ("tag", BACK), ("Filters", BACK),
+        (MENU, "s"), ("Destinations", "1"), ("storescu", "r"), ("Destinations", "1"),
+        ("storescu-2", "r"), ("Destinations", BACK), *SAVE,
+    ]  # fmt: skip
+    _, screen = run(tmp_path, script, test)
+    assert tried == ["storescu-2", "core1"]
+    assert "  PROBLEM  stopped" in screen.said
+    assert any("the only one" in line for line in screen.said)
+    found = load({}, tmp_path / ".env")
+    assert set(found.cores) == {"core"}
+    assert found.storescu["storescu-2"].host == "changed"
+    assert found.storescu["storescu-2"].calling_aet == "US2"
+    assert found.cores["core"].destinations == ("storescu-2",)
+    assert [rule.pattern for rule in found.DICOM_FILTERS] == ["DX"]
+    assert not [n for n in files.read(tmp_path / ".env").values if n.endswith("_1")]
+
+
+def test_another_configuration_is_loaded_from_the_menu_and_a_broken_one_said_so(tmp_path) -> None:
+    run(tmp_path, [*WIZARD, *SAVE])
+    (tmp_path / "env-files" / ".env.broken").write_bytes(b"A=\xff")
+    script = [
+        ("Configuration", "n"), *WIZARD, (MENU, "o"), ("Configuration", "1"),
+        ("Configuration", "2"), (MENU, "o"), ("Configuration", BACK), (MENU, "q"),
+    ]  # fmt: skip
+    _, screen = run(tmp_path, script)
+    assert any("not UTF-8" in line for line in screen.said)
+
+
+def test_a_directory_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "env-files").write_text("a file")
+    script = [*WIZARD, *SAVE, (MENU, "q"), ("Leave without saving", "true")]
+    _, screen = run(tmp_path, script)
+    assert any("cannot be" in line for line in screen.said)
 
 
 def test_what_is_backed_out_of_leaves_no_trace(tmp_path: Path) -> None:
