@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from pacsor_tasks.ports import Ports
     from pacsor_tasks.relaunching import Fared
 
-STATES = [*RunState, *DeliveryState]
+#: As values: of an enumeration click would take the names.
+STEPS = [step.value for step in STARTS]
+STATES = [state.value for state in (*RunState, *DeliveryState)]
 
 
 @click.command()
 @click.argument("study_uids", nargs=-1, metavar="[STUDY_UID…]")
-@click.option("--from", "start", type=click.Choice(STARTS), help="The step to begin at.")
+@click.option("--from", "start", type=click.Choice(STEPS), help="The step to begin at.")
 @click.option("--only", metavar="DESTINATION", help="Deliver to this destination alone.")
 @click.option("--core", help="Only on this core; of many, those that went to it.")
 @click.option("--since", metavar="TIME", help="Received at or after: 2026-03-01, 2026-03-01T08:30.")
@@ -100,7 +102,7 @@ def _tell(fared: Sequence[Fared], as_json: bool, *, is_dry: bool, to_stderr: boo
             if one.refused:
                 click.echo(f"pacsor: {_without_uid(one)}", err=True)
     n = sum(one.refused is None for one in fared)
-    would = "would be" if is_dry else "are"
+    would = "would be" if is_dry else ("is" if n == 1 else "are")
     rest = f", {len(fared) - n} cannot be" if n < len(fared) else ""
     click.echo(f"{counted(n, 'study', 'studies')} {would} relaunched{rest}", err=True)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pacsor_tasks.ledger import Ledger
 
+#: As values: of an enumeration click would take the names.
+STATES = [state.value for state in RunState]
 STYLES = {
     "done": "green", "delivered": "green", "failed": "bold red", "quarantined": "bold red",
     "retrying": "yellow", "filtered": "dim", "cancelled": "dim", "skipped": "dim",
@@ -30,7 +32,7 @@ STYLES = {
 
 @click.command()
 @click.argument("study_uid", required=False)
-@click.option("--state", type=click.Choice([*RunState]), help="Only studies in this state.")
+@click.option("--state", type=click.Choice(STATES), help="Only studies in this state.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="As the admin API's JSON.")
 def status(study_uid: str | None, state: str | None, limit: int, as_json: bool) -> None:

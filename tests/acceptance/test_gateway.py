@@ -155,7 +155,7 @@ def test_late_instances_make_a_second_revision_with_only_what_is_new(site: Site)
         assert site.api.journal.uploads(str(dcmread(file).SOPInstanceUID)) == 1
 
 
-@pytest.mark.parametrize("door", ["celery", "pacsor", "http"])
+@pytest.mark.parametrize("door", ["celery", "pacsor", "http", "http as PACSOR"])
 def test_a_study_is_relaunched_by_every_door(site: Site, door: str):
     study_uid, files = site.send(1)
     site.gateway.ended(study_uid)
@@ -163,6 +163,9 @@ def test_a_study_is_relaunched_by_every_door(site: Site, door: str):
         answer = requests.post(f"{site.gateway.url}/relaunch/{study_uid}", timeout=10)
         assert answer.status_code == 202
         assert len(answer.json()["run_ids"]) == 1
+    elif door == "http as PACSOR":
+        answer = requests.get(f"{site.gateway.url}/relaunch/{study_uid}", timeout=10)
+        assert answer.status_code == 202
     elif door == "pacsor":
         done = site.gateway.run("pacsor", "relaunch", study_uid)
         assert done.returncode == 0, done.stderr
@@ -177,6 +180,37 @@ def test_a_study_is_relaunched_by_every_door(site: Site, door: str):
     assert study["runs"][0]["state"] == "done"
     assert site.api.journal.uploads(str(dcmread(files[0]).SOPInstanceUID)) == 2
     assert len(site.messages(study_uid)) == 2
+
+
+@pytest.mark.parametrize("door", ["celery", "http"])
+def test_for_one_destination_only_that_one_gets_the_results_again(site: Site, door: str):
+    study_uid, files = site.send(1)
+    site.gateway.ended(study_uid)
+    held = {p.name: p.stat().st_mtime_ns for p in site.at_pacs(study_uid)}
+    second = {p.name: p.stat().st_mtime_ns for p in site.at_pacs(study_uid, site.second_dir)}
+    if door == "celery":
+        wish = f'{{"study_uid": "{study_uid}", "only": "storescu-2", "by": "Ada"}}'
+        done = site.gateway.run(
+            "celery", "-A", "pacsor_tasks", "call", "pacsor.relaunch", "--kwargs", wish
+        )
+        assert done.returncode == 0, done.stderr
+    else:
+        url = f"{site.gateway.url}/relaunch/{study_uid}"
+        refused = requests.post(f"{url}?from=deliver", timeout=10)
+        assert refused.status_code == 409
+        assert "from download would do" in refused.json()["detail"]
+        wanted = {"from": "download", "only": "storescu-2", "by": "Ada"}
+        assert requests.post(url, json=wanted, timeout=10).status_code == 202
+    study = site.gateway.ended(study_uid, runs=2)
+    assert states(study) == {"storescu-2": "delivered"}
+    assert (study["runs"][0]["from"], study["runs"][0]["only"]) == ("download", "storescu-2")
+    assert site.api.journal.uploads(str(dcmread(files[0]).SOPInstanceUID)) == 1
+    assert len(site.messages(study_uid)) == 1
+    assert {p.name: p.stat().st_mtime_ns for p in site.at_pacs(study_uid)} == held
+    again = site.at_pacs(study_uid, site.second_dir)
+    assert {p.name for p in again} == set(second)
+    assert any(p.stat().st_mtime_ns > second[p.name] for p in again)
+    assert "Ada" in {e["by"] for e in study["events"]}
 
 
 def test_an_unknown_study_cannot_be_relaunched(site: Site):
@@ -259,6 +293,10 @@ def test_all_instances_filtered_means_no_call_and_no_delivery(tmp_path: Path):
             study = running.ended(study_uid_of(files))
             assert study["runs"][0]["state"] == "filtered"
             assert "(0010,0010)" in study["runs"][0]["error"]
+            (why,) = study["runs"][0]["left_out"]
+            assert (why["rule"], why["tag"], why["instances"]) == (1, "(0010,0010)", 2)
+            explained = running.run("pacsor", "filter", "--explain", *map(str, files))
+            assert explained.stdout.count(why["reason"]) == 4  # why, and among all rules
             assert "FILTER" not in study["runs"][0]["error"].replace("DICOM_FILTERS", "")
             assert states(study) == {"storescu": "skipped"}
             assert api.journal.summary()["posts"] == {}
