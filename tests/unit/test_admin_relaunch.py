@@ -168,7 +168,7 @@ def test_the_form_offers_what_can_be_and_says_why_not_the_rest(admin: Admin) -> 
     page = http.get(f"/studies/{UID}/relaunch").text
     assert '<option value="download">' in page
     assert '<option value="deliver" disabled>' in page
-    assert "not at the deliveries: its results are no longer held." in page
+    assert "Not at the deliveries: its results are no longer held." in page
     (key,) = re.findall(r'name="key" value="([^"]+)"', page)
     form = {"from": "download", "only": "storescu", "by": "Ada", "key": key}
     for _ in range(2):  # pressed twice
