@@ -25,12 +25,12 @@ from pacsor_tasks.hl7.message import MessageOptions
 from pacsor_tasks.hl7.report import ReportFormat
 from pacsor_tasks.hl7.template import CONFORMANT_TEMPLATE, DEFAULT_TEMPLATE, Template
 from pacsor_tasks.hl7.template_file import read_template
-from pacsor_tasks.tls import Tls
 from pacsor_tasks.ports import Hl7Content
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_hl7 import Hl7Values, loadable
 from pacsor_tasks.settings_peers import hl7_values, ris
 from pacsor_tasks.spool import write_durably
+from pacsor_tasks.tls import Tls
 
 log = structlog.get_logger(__name__)
 
