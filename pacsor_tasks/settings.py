@@ -146,7 +146,9 @@ class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSett
     ADMIN_TOKEN: SecretStr | None = Field(
         None, description="Bearer token of everything but /healthz"
     )
-    ADMIN_ALLOW_GET_RELAUNCH: bool = Field(False, description="Accept PACSOR's GET /relaunch/{uid}")
+    ADMIN_ALLOW_GET_RELAUNCH: bool = Field(
+        False, description="GET /relaunch/{uid} from a browser acts at once, instead of asking"
+    )
     FLOWER_HOST: str = Field(
         "127.0.0.1", description="Address of Flower; beyond loopback only with FLOWER_BASIC_AUTH"
     )
