@@ -5,15 +5,22 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
     PIP_RETRIES=10 PIP_TIMEOUT=30
 # The image's own pip installs into it, so that the venv carries none.
 RUN python -m venv --without-pip /opt/venv
+# The receiver's inner loops are compiled; a Python of Debian's has its headers in a package.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev \
+ && { test -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+      || apt-get install -y --no-install-recommends python3-dev; } \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements.lock ./
 RUN python -m pip --python /opt/venv install --require-hashes --only-binary :all: \
     -r requirements.lock
-COPY pyproject.toml requirements.txt celeryconfig.py ./
+COPY pyproject.toml setup.py requirements.txt celeryconfig.py ./
 COPY pacsor_tasks pacsor_tasks
 COPY receiver receiver
 COPY simulators simulators
-RUN python -m pip --python /opt/venv install --no-deps .
+RUN python -m pip --python /opt/venv install --no-deps . \
+ && /opt/venv/bin/python -c 'import pacsor_tasks._native'
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=latest

@@ -31,7 +31,7 @@ $(BIN)/python:
 		"Debian and Ubuntu have it in a package: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 
 # The stamps say which of the two sets of dependencies is in place.
-$(VENV)/.installed: requirements-embedded.lock pyproject.toml requirements.txt | $(BIN)/python
+$(VENV)/.installed: requirements-embedded.lock pyproject.toml requirements.txt setup.py pacsor_tasks/_native.c | $(BIN)/python
 	@echo "installing pacsor-tasks and what it needs into $(VENV) (half a minute)"
 	@$(BIN)/python -m pip install -qq --require-hashes -r requirements-embedded.lock
 	@$(BIN)/python -m pip install -qq --no-deps -e .

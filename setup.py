@@ -1,4 +1,4 @@
-"""The compiled part; all else is in pyproject.toml. Without a compiler the package is whole, too."""
+"""The compiled part; the rest is in pyproject.toml. Without a compiler the package is whole."""
 
 from setuptools import Extension, setup
 

@@ -116,7 +116,7 @@ def _received(
         answered[header.sop_instance_uid] = encode(dataset)
         incoming.store(header, answered[header.sop_instance_uid], association)
     partial = incoming.begin(
-        sop_class_uid=CR, sop_instance_uid="1.2.4", transfer_syntax_uid=EXPLICIT_LE
+        association, sop_class_uid=CR, sop_instance_uid="1.2.4", transfer_syntax_uid=EXPLICIT_LE
     )
     partial.write([memoryview(chance.randbytes(300_000))])
     partial.seal()

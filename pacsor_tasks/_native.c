@@ -453,7 +453,7 @@ static int lock(int fd, int how)
 /* As StudyLock.take, not exclusive. */
 static int take_lock(int gate, int study)
 {
-    int error = lock(gate, LOCK_EX);
+    int error = lock(gate, LOCK_SH);
     if (error)
         return error;
     error = lock(study, LOCK_SH);

@@ -1,6 +1,6 @@
 """The compiled inner loops, if they are there: `_native.c`, which every install tries to build.
 
-Without them (no compiler, not Linux, `PACSOR_NATIVE=0`) their twins in Python do the same, slower.
+Without them (no compiler, not Linux, `WITHOUT_NATIVE=1`) their twins in Python do the same, slower.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Native(Protocol):
 
 
 def _load() -> Native | None:
-    if os.environ.get("PACSOR_NATIVE", "1") == "0":
+    if os.environ.get("WITHOUT_NATIVE"):
         return None
     try:
         return cast(Native, importlib.import_module("pacsor_tasks._native"))

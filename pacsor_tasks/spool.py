@@ -109,9 +109,11 @@ class StudyLock:
 
     def take(self, *, exclusive: bool) -> None:
         """Hold it; waits for those who must not hold it at the same time."""
-        fcntl.flock(self.gate_fd, fcntl.LOCK_EX)
+        how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        # Whoever wants it alone keeps the others out at the gate while it waits for those inside.
+        fcntl.flock(self.gate_fd, how)
         try:
-            fcntl.flock(self.lock_fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            fcntl.flock(self.lock_fd, how)
         finally:
             fcntl.flock(self.gate_fd, fcntl.LOCK_UN)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pacsor_tasks.native import native
 from pacsor_tasks.spool import Spool, StudyLock, fsync_dir, make_shared
 from receiver import journal
-from receiver.processes import Living, Process
+from receiver.processes import PARTIAL_SUFFIX, Living, Process
 
 #: Lines of the log about instances of one association, per event; the rest is only counted.
 MAX_TOLD = 20
@@ -46,6 +46,25 @@ class OpenAssociation:
         self._lock: StudyLock | None = None
         self._guard = threading.Lock()
         self._is_closed = False
+        #: a directory of its own: creating and renaming files waits for nobody else's
+        self._partials = f"{process.spool.root}/tmp/{self.id}"  # noqa: S108
+        self._has_partials = False
+
+    def new_partial(self) -> str:
+        """Where a partial file may be written.
+
+        Raises:
+            OSError: The spool cannot be written.
+        """
+        if not self._has_partials:
+            os.mkdir(self._partials)  # noqa: PTH102 - a string, as it is used
+            self._has_partials = True
+        return f"{self._partials}/{self.process.new_name()}{PARTIAL_SUFFIX}"
+
+    def tidy(self) -> None:
+        """A partial file is gone: so is their directory if it was the last of a closed one."""
+        if self._is_closed:
+            self._remove_partials()
 
     @contextmanager
     def adding_to(self, study_uid: str) -> Iterator[None]:
@@ -128,6 +147,7 @@ class OpenAssociation:
         with self._guard:
             self._is_closed = True
             self._end()
+        self._remove_partials()
 
     def close_complete(self) -> None:
         """As `close`, of an association that was released: its studies may be complete.
@@ -151,6 +171,11 @@ class OpenAssociation:
         self._drop_lock()
         for study_uid in list(self._joined):
             self._leave(study_uid)
+
+    def _remove_partials(self) -> None:
+        if self._has_partials:
+            with suppress(OSError):  # an instance still comes in
+                os.rmdir(self._partials)  # noqa: PTH106 - likewise
 
     def _drop_lock(self) -> None:
         if self._lock is not None:

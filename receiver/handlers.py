@@ -161,6 +161,7 @@ class Arrival:
     def _begin(self) -> Partial:
         request = self._request
         return self._incoming.begin(
+            self._association,
             sop_class_uid=_uid_or_none(request.sop_class_uid),
             sop_instance_uid=_uid_or_none(request.sop_instance_uid),
             transfer_syntax_uid=request.transfer_syntax_uid,
@@ -172,7 +173,7 @@ class Arrival:
             header = _check_pieces(self._request, pieces)
             if isinstance(header, Answer):
                 return header
-            self._partial = self._incoming.write_whole(header, pieces)
+            self._partial = self._incoming.write_whole(self._association, header, pieces)
         else:
             if pieces:
                 self._partial.write(pieces)
@@ -201,6 +202,7 @@ class Arrival:
                 # The next start removes it.
                 log.warning("store.partial_left", reason=exc.strerror)
             self._partial = None
+            self._association.tidy()
 
     def _log_refusal(self, answer: Answer) -> None:
         if not self._association.may_tell("store.refused"):

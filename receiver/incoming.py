@@ -185,7 +185,12 @@ class Incoming:
     _room: _Room = field(default_factory=_Room, repr=False)
 
     def begin(
-        self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+        self,
+        association: OpenAssociation,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
     ) -> Partial:
         """The file of an instance that begins to arrive, still without a study.
 
@@ -195,12 +200,18 @@ class Incoming:
         self.check_room()
         meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         is_synced = self.durability is not Durability.NONE
-        return Partial(self.process.new_partial(), meta, is_synced=is_synced)
+        return Partial(association.new_partial(), meta, is_synced=is_synced)
 
-    def write_whole(self, header: InstanceHeader, pieces: Sequence[memoryview]) -> Partial:
+    def write_whole(
+        self,
+        association: OpenAssociation,
+        header: InstanceHeader,
+        pieces: Sequence[memoryview],
+    ) -> Partial:
         """The file of an instance that is there as a whole: written, and synced if it has to be.
 
         Args:
+            association: Who sends it.
             header: Its UIDs, checked.
             pieces: Its data set: at most `MAX_PIECES`.
 
@@ -211,7 +222,7 @@ class Incoming:
         head = file_meta(header.sop_class_uid, header.sop_instance_uid, header.transfer_syntax_uid)
         if self.durability is Durability.GROUP:
             head = sealed(head, len(head) + sum(map(len, pieces)))
-        path = self.process.new_partial()
+        path = association.new_partial()
         is_synced = self.durability is not Durability.NONE
         return Partial(path, head, fd=write_new(path, [head, *pieces], is_synced=is_synced))
 
@@ -273,6 +284,7 @@ class Incoming:
             OSError: It could not be written; nothing of it is left.
         """
         partial = self.begin(
+            association,
             sop_class_uid=header.sop_class_uid,
             sop_instance_uid=header.sop_instance_uid,
             transfer_syntax_uid=header.transfer_syntax_uid,

@@ -40,10 +40,6 @@ class Process:
         """A name no other process or thread uses, without a suffix."""
         return f"{self.id}.{next(self._numbers)}"
 
-    def new_partial(self) -> str:
-        """Where a partial file may be written."""
-        return f"{self.spool.root}/tmp/{self.new_name()}{PARTIAL_SUFFIX}"  # noqa: S108
-
 
 @contextmanager
 def alive(spool: Spool) -> Iterator[Process]:
@@ -98,6 +94,12 @@ class Living:
         return self._known[process_id]
 
 
+def partials(spool: Spool) -> list[Path]:
+    """All partial files: each in its association's directory, or where it was left before those."""
+    tmp = spool.root / "tmp"
+    return [*tmp.glob(f"*{PARTIAL_SUFFIX}"), *tmp.glob(f"*/*{PARTIAL_SUFFIX}")]
+
+
 def remove_remains(spool: Spool, spared: Collection[str] = ()) -> int:
     """Delete the partial files and locks of dead processes.
 
@@ -113,9 +115,8 @@ def remove_remains(spool: Spool, spared: Collection[str] = ()) -> int:
     for path in list((spool.root / "tmp").iterdir()):
         if path.suffix == ".removed":
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in spared and not living.owns(path.name):
-            n_partial += path.suffix == PARTIAL_SUFFIX
-            _remove(path)
+        elif not living.owns(path.name):
+            n_partial += _remove_but(path, spared)
     for path in list((spool.root / "processes").glob(f"*{LOCK_SUFFIX}")):
         if not living.owns(path.name):
             path.unlink(missing_ok=True)
@@ -139,9 +140,14 @@ def _age_s(path: Path) -> float:
         return 0.0
 
 
-def _remove(path: Path) -> None:
+def _remove_but(path: Path, spared: Collection[str]) -> int:
+    """Delete a file, or a directory and what is in it; how many partial files that was."""
+    if path.name in spared:
+        return 0
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(FileNotFoundError):
-            path.unlink()
+        n_partial = sum(_remove_but(inner, spared) for inner in list(path.iterdir()))
+        with suppress(OSError):  # something was spared
+            path.rmdir()
+        return n_partial
+    path.unlink(missing_ok=True)
+    return path.suffix == PARTIAL_SUFFIX

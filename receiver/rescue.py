@@ -17,7 +17,7 @@ from pacsor_tasks.spool import Spool
 from receiver.associations import OpenAssociation
 from receiver.durability import Durability, is_whole, sync
 from receiver.incoming import DuplicatePolicy, Incoming
-from receiver.processes import PARTIAL_SUFFIX, Living, Process
+from receiver.processes import Living, Process, partials
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ class Rescuer:
         """
         living = Living(self.spool)
         left = set()
-        for path in list((self.spool.root / "tmp").glob(f"*{PARTIAL_SUFFIX}")):
+        for path in partials(self.spool):
             if not living.owns(path.name) and not self._is_done(path):
                 left.add(path.name)
         return left

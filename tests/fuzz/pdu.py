@@ -1,6 +1,6 @@
 """Fuzzing of the PDU path: the parser of P-DATA, what is made of it, and the whole receiver.
 
-    python -m tests.fuzz.pdu --seconds 600 [--target parser | inbound | receiver]
+    python -m tests.fuzz.pdu --seconds 600 [--target parser | inbound | pour | receiver]
 
 Inputs that reach something new go to `corpus/`, which the suite runs as well; one that fails is
 kept there as `failed-…`, and its failure shown. An input is a byte that says where the stream is
@@ -10,24 +10,29 @@ cut, and the stream.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pacsor_tasks.dicom.elements
 import receiver.commands
 import receiver.inbound
 import receiver.pdata
 from pacsor_tasks.models import InstanceHeader
+from pacsor_tasks.native import native
 from receiver.handlers import SUCCESS, Answer, Arrival, StoreRequest, check
 from receiver.inbound import MAX_COMMAND_BYTES, MAX_OTHER_BYTES, Accepted, Inbound
 from receiver.incoming import MAX_PIECES
-from receiver.pdata import Malformed, PdataParser
+from receiver.pdata import Malformed, PdataParser, Position
+from receiver.pouring import Channel, Poured, Sink, Stop
 from tests.fuzz.engine import Failure, Fuzzer, load, save
 from tests.support import raw_dicom as raw
 from tests.support.instances import CR, encode, make_dataset
@@ -134,6 +139,11 @@ class KeptArrival:
         if self.state == "open":
             self.state = "abandoned"
 
+    @property
+    def may_pour(self) -> bool:
+        """Whether there is a file."""
+        return False
+
 
 class KeptPort:
     """An association whose doings are kept."""
@@ -179,6 +189,10 @@ def served(pieces: Iterator[bytes]) -> tuple[list[object], str]:
             end = "other"
             break
     inbound.abandon()
+    return _made(port), end
+
+
+def _made(port: KeptPort) -> list[object]:
     states = [arrival.state for arrival in port.arrivals]
     assert "open" not in states, "an arrival that nobody ends"
     assert len(port.replies) == states.count("finished"), "an answer for each instance"
@@ -188,19 +202,148 @@ def served(pieces: Iterator[bytes]) -> tuple[list[object], str]:
         if arrival.state == "finished"
     ]
     commands = [one for one in port.passed if one[1] & raw.COMMAND]
-    return [done, states, port.replies, commands, b"".join(p[2] for p in port.passed)], end
+    return [done, states, port.replies, commands, b"".join(p[2] for p in port.passed)]
 
 
 def inbound_target(data: bytes) -> None:
     """Wherever the stream is cut, the same instances come of it, and each is answered once."""
     how, stream = data[0] if data else 0, data[1:]
     whole, in_pieces = served(iter((stream,))), served(cut(stream, 64 + how % 192))
+    _check_same(whole, in_pieces)
+
+
+def _check_same(whole: tuple[list[object], str], other: tuple[list[object], str]) -> None:
     if whole[1] == "malformed":
         # The part before the fault that was seen may differ: a piece may end before it.
-        assert in_pieces[1] == "malformed"
-        assert in_pieces[0][0] == whole[0][0]
+        assert other[1] == "malformed"
+        assert other[0][0] == whole[0][0]
     else:
-        assert in_pieces == whole
+        assert other == whole
+
+
+# --- the compiled way from the socket into the file
+
+
+class PouredArrival(KeptArrival):
+    """Takes an instance in a file of memory, so that it can be poured."""
+
+    fd: int = -1
+
+    def write(self, pieces: Sequence[memoryview]) -> None:
+        """Some of it."""
+        super().write(pieces)
+        if self.fd < 0:
+            self.fd = os.memfd_create("instance")
+        for piece in pieces:
+            os.write(self.fd, piece)
+
+    @property
+    def may_pour(self) -> bool:
+        """Whether there is a file."""
+        return self.fd >= 0 and native is not None
+
+    def pour(self, channel: Channel) -> Stop:
+        """Some of it, by itself."""
+        n_before = len(self.data)
+        poured = channel.pour(Sink(self.fd, n_before, 0, 0))
+        assert not poured.errno
+        self.data += os.pread(self.fd, poured.n_written - n_before, n_before)
+        assert len(self.data) == poured.n_written
+        return poured.stop
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.fd >= 0:
+            assert os.fstat(self.fd).st_size == len(self.data)
+            os.close(self.fd)
+
+
+class PouringPort(KeptPort):
+    """An association whose instances can be poured."""
+
+    def begin(self, request: StoreRequest) -> Arrival:
+        """A C-STORE."""
+        self.arrivals.append(PouredArrival(request))
+        return self.arrivals[-1]  # type: ignore[return-value]
+
+
+class SmallSource:
+    """A socket with a buffer of so many bytes, however large the stream."""
+
+    def __init__(self, sock: socket.socket, n_bytes: int) -> None:
+        self.sock = sock
+        self.buffer = memoryview(bytearray(n_bytes))
+        self.start = self.end = 0
+        self._wake = os.eventfd(0)
+
+    def pour(self, sink: Sink, context_id: int, position: Position) -> Poured:
+        """As `BufferedSocket.pour`."""
+        assert native is not None
+        fds = self.sock.fileno(), self._wake, sink.fd
+        said = native.pour(
+            *fds, self.buffer, context_id, *position, sink.n_written, 0, 0, 1 << 24, 1000
+        )
+        stop, errno, self.start, self.end, *rest, n_written, n_begun = said
+        return Poured(Stop(stop), errno, Position(*rest), n_written, n_begun)
+
+    def fill(self) -> int:
+        """Read on, as `BufferedSocket.fill`."""
+        unread = bytes(self.buffer[self.start : self.end])
+        self.buffer[: len(unread)] = unread
+        self.start, self.end = 0, len(unread)
+        n_bytes = self.sock.recv_into(self.buffer[self.end :])
+        self.end += n_bytes
+        return n_bytes
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.sock.close()
+        os.close(self._wake)
+
+
+def poured(stream: bytes, n_bytes: int) -> tuple[list[object], str]:
+    """As `served`, of a stream that comes out of a socket, through a buffer of that size."""
+    ours, theirs = socket.socketpair()
+    sender = threading.Thread(target=_send, args=(theirs, stream))
+    source, port = SmallSource(ours, n_bytes), PouringPort()
+    inbound = Inbound(port)
+    sender.start()
+    try:
+        end = _serve(inbound, source)
+    finally:
+        source.close()
+        sender.join()
+    inbound.abandon()
+    for arrival in port.arrivals:
+        cast(PouredArrival, arrival).close()
+    return _made(port), end
+
+
+def _send(sock: socket.socket, stream: bytes) -> None:
+    with sock, suppress(OSError):
+        sock.sendall(stream)
+
+
+def _serve(inbound: Inbound, source: SmallSource) -> str:
+    while True:
+        if inbound.may_pour and source.start == source.end:
+            if inbound.pour(source) is Stop.HUNG_UP:
+                return "open"
+        elif not source.fill():
+            return "open"
+        try:
+            source.start += inbound.take(source.buffer[source.start : source.end])
+        except Malformed:
+            return "malformed"
+        if source.start < source.end:
+            return "other"
+
+
+def pour_target(data: bytes) -> None:
+    """What is poured is what would have been read."""
+    how, stream = data[0] if data else 0, data[1:]
+    whole, by_itself = served(iter((stream,))), poured(stream, (16, 61, 300, 5000)[how % 4])
+    _check_same(whole, by_itself)
 
 
 # --- the receiver
@@ -254,6 +397,8 @@ class ReceiverTarget:
 
 # --- by hand
 
+TARGETS = {"parser": parser_target, "inbound": inbound_target, "pour": pour_target}
+
 
 def seeds() -> list[bytes]:
     """Sound streams to begin with."""
@@ -288,7 +433,7 @@ def fuzz(name: str, seconds: float, seed: int, *, keep: bool = False) -> Fuzzer:
     if name == "receiver":
         with receiver_target() as target:
             return _run(target, [], seconds, seed)
-    target = {"parser": parser_target, "inbound": inbound_target}[name]
+    target = TARGETS[name]
     fuzzer = _run(target, WATCHED, seconds, seed)
     if keep:
         save(CORPUS, fuzzer.found)
@@ -307,10 +452,10 @@ def main() -> None:
     """Fuzz, and say how much."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="for each target")
-    parser.add_argument("--target", choices=["parser", "inbound", "receiver"])
+    parser.add_argument("--target", choices=[*TARGETS, "receiver"])
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     options = parser.parse_args()
-    for name in [options.target] if options.target else ["parser", "inbound", "receiver"]:
+    for name in [options.target] if options.target else [*TARGETS, "receiver"]:
         try:
             fuzzer = fuzz(name, options.seconds, options.seed, keep=True)
         except Failure as failure:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.engine import load
-from tests.fuzz.pdu import CORPUS, fuzz, inbound_target, parser_target, seeds
+from tests.fuzz.pdu import CORPUS, fuzz, inbound_target, parser_target, pour_target, seeds
 from tests.support import raw_dicom as raw
 from tests.support.instances import encode, make_dataset
 
@@ -18,14 +18,14 @@ SECONDS = float(os.environ.get("PACSOR_FUZZ_SECONDS", "3"))
 DATA_SET = encode(make_dataset(PixelData=b"\1\2" * 50, SOPInstanceUID="1.2.3.4"))
 
 
-@pytest.mark.parametrize("target", [parser_target, inbound_target])
+@pytest.mark.parametrize("target", [parser_target, inbound_target, pour_target])
 def test_what_was_found_before_is_still_taken(target) -> None:
     for data in [*seeds(), *load(CORPUS)]:
         target(data)
 
 
 @pytest.mark.timeout(SECONDS + 120)
-@pytest.mark.parametrize("name", ["parser", "inbound", "receiver"])
+@pytest.mark.parametrize("name", ["parser", "inbound", "pour", "receiver"])
 def test_random_streams_do_no_harm(name: str) -> None:
     assert fuzz(name, SECONDS, random.randrange(1 << 30)).n_runs > 20
 
@@ -67,3 +67,4 @@ def test_messages_however_fragmented_do_no_harm(sent: list[bytes], how: int) -> 
     data = bytes((how,)) + b"".join(sent)
     parser_target(data)
     inbound_target(data)
+    pour_target(data)

@@ -50,7 +50,7 @@ def send_study(port: int, maker: InstanceMaker, study: int) -> None:
 def check(trace: Trace, study_uid: str, uid: str, *, has_name_synced: bool) -> None:
     """The order of what was done for one instance."""
     (link,) = trace.of("link linkat renameat2", f"{uid}.dcm")
-    partial = re.search(r'"[^"]*/tmp/([^"/]+)"', link.text)
+    partial = re.search(r'"[^"]*/tmp/([^"/]+/[^"/]+)"', link.text)
     assert partial is not None, link.text
     file = f"/tmp/{partial.group(1)}>"
     written = trace.of("write writev pwrite64 pwritev", file)[-1]

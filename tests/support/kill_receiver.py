@@ -252,7 +252,8 @@ class KillTest:
         return parent.name if parent.parent.name == "incoming" else parent.parent.name
 
     def _partials(self) -> set[str]:
-        return {path.name for path in (self.spool.root / "tmp").iterdir()}
+        tmp = self.spool.root / "tmp"
+        return {path.name for path in tmp.rglob("*") if path.is_file()}
 
 
 @dataclass

@@ -86,7 +86,7 @@ class Receiver:
 
     def nothing_half_written(self) -> bool:
         """Whether no partial file is left."""
-        return not any((self.spool.root / "tmp").iterdir())
+        return not any(path.is_file() for path in (self.spool.root / "tmp").rglob("*"))
 
 
 @contextmanager

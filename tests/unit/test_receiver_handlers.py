@@ -49,8 +49,8 @@ class Failing(Incoming):
 class Filling(Incoming):
     """Takes the first piece of an instance, then the disk is full."""
 
-    def begin(self, **uids: str) -> Partial:
-        partial = super().begin(**uids)
+    def begin(self, association: OpenAssociation, **uids: str) -> Partial:
+        partial = super().begin(association, **uids)
         os.close(partial._fd)
         partial._fd = os.open("/dev/full", os.O_WRONLY)
         return partial
@@ -75,7 +75,7 @@ def pieces_of(data_set: bytes, n_bytes: int) -> list[memoryview]:
 
 
 def partials(process: Process) -> list[Path]:
-    return list((process.spool.root / "tmp").iterdir())
+    return [path for path in (process.spool.root / "tmp").rglob("*") if path.is_file()]
 
 
 def test_a_sound_instance_is_taken_by_its_own_uids() -> None:
