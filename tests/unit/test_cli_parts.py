@@ -157,7 +157,8 @@ def test_a_peers_text_is_not_taken_for_markup() -> None:
     }  # fmt: skip
     run = {
         "id": "r", "core": "core", "revision": 1, "relaunched": True, "state": "delivering",
-        "from": "poll", "only": None, "left_out": [], "instances": {"uploaded": 2}, "commands": [], "waiting_for": None, "due_at": None,
+        "from": "poll", "only": None, "left_out": [],
+        "instances": {"uploaded": 2}, "commands": [], "waiting_for": None, "due_at": None,
         "error": "[/bold] oops", "deliveries": [delivery],
     }  # fmt: skip
     study = {
