@@ -19,8 +19,9 @@ COPY pyproject.toml setup.py requirements.txt celeryconfig.py ./
 COPY pacsor_tasks pacsor_tasks
 COPY receiver receiver
 COPY simulators simulators
+# -I: not the sources of the working directory, which have nothing compiled.
 RUN python -m pip --python /opt/venv install --no-deps . \
- && /opt/venv/bin/python -c 'import pacsor_tasks._native'
+ && /opt/venv/bin/python -I -c 'import pacsor_tasks._native'
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=latest
