@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pacsor_tasks.models import DeliveryState, RunState, Step
-from tests.chaos.facts import Facts, possible_results
+from tests.chaos.facts import Facts, Message, possible_results
 from tests.chaos.senders import Study
-from tests.chaos.site import CORES, CoreFacts
+from tests.chaos.site import CORES, FOLDER, CoreFacts
 
 DELIVERED, FILTERED, QUARANTINED, PENDING, LOST = (
     "delivered", "filtered", "quarantined", "pending", "LOST",
@@ -42,15 +42,16 @@ def judge(facts: Facts, studies: list[Study]) -> Verdict:
     for study in sent:
         for core in CORES:
             _judge_instances(study, core, known, verdict)
-            for destination in (*core.pacs, *core.ris):
+            for destination in (*core.archives, *core.told):
                 _judge_study(study, core, destination, known, verdict)
         _judge_runs(study, known, verdict)
     _judge_places(facts, studies, verdict)
-    _judge_messages(known, verdict)
+    for name, messages in facts.messages.items():
+        _judge_messages(name, messages, known, verdict)
     verdict.violations += stuck(facts)
     for core in CORES:
         verdict.repeats[core.api] = sum(n - 1 for n in facts.uploads[core.name].values())
-        for name in core.pacs:
+        for name in core.archives:
             verdict.repeats[name] = _repeats(name, core, known)
     return verdict
 
@@ -187,8 +188,9 @@ def _outcome(study: Study, core: CoreFacts, destination: str, known: _Known) -> 
 
 def _lacks(study: Study, core: CoreFacts, destination: str, facts: Facts) -> str:
     """What a destination lacks of a study; nothing: empty."""
-    if destination in core.ris:
-        has = any(m.study_uid == study.uid and m.is_acknowledged for m in facts.messages)
+    if destination in core.told:
+        messages = facts.messages[destination]
+        has = any(m.study_uid == study.uid and m.is_acknowledged for m in messages)
         return "" if has else "the message"
     expected = facts.results.get((core.name, study.uid), set())
     if not expected:
@@ -217,9 +219,9 @@ def _judge_places(facts: Facts, studies: list[Study], verdict: Verdict) -> None:
     for core in CORES:
         strangers = facts.uploads[core.name].keys() - sent
         verdict.violations += [f"{core.name} got {uid}, which nobody sent" for uid in strangers]
-        for name in core.pacs:
+        for name in core.archives:
             verdict.violations += _misplaced(name, core, facts, of)
-    for message in facts.messages:
+    for message in (m for messages in facts.messages.values() for m in messages):
         study = of.get(message.study_uid)
         if study is None or message.patient_id != study.patient_id:
             verdict.violations.append(f"message {message.control_id} is of another patient")
@@ -228,6 +230,8 @@ def _judge_places(facts: Facts, studies: list[Study], verdict: Verdict) -> None:
 def _misplaced(
     pacs: str, core: CoreFacts, facts: Facts, studies: dict[str, Study]
 ) -> Iterator[str]:
+    if pacs == FOLDER and facts.held[pacs].n_unreadable:
+        yield f"{pacs} holds {facts.held[pacs].n_unreadable} files that are not whole"
     for uid, (study_uid, patient_id) in facts.held[pacs].of.items():
         study = studies.get(study_uid)
         if study is None or uid not in possible_results(core, study):
@@ -236,22 +240,20 @@ def _misplaced(
             yield f"{pacs} holds {uid} of another patient"
 
 
-def _judge_messages(known: _Known, verdict: Verdict) -> None:
-    """One message per run: a repetition has the same MSH-10 and the same bytes."""
+def _judge_messages(name: str, messages: list[Message], known: _Known, verdict: Verdict) -> None:
+    """One message per run: a repetition has the same MSH-10 (or id) and the same bytes."""
     raw: dict[str, bytes] = {}
     by_study: dict[str, set[str]] = defaultdict(set)
-    for message in known.facts.messages:
+    for message in messages:
         by_study[message.study_uid].add(message.control_id)
         if message.control_id in raw:
-            verdict.repeats["hl7"] += 1
+            verdict.repeats[name] += 1
             if raw[message.control_id] != message.raw:
                 verdict.violations.append(f"message {message.control_id} came in two versions")
         raw[message.control_id] = message.raw
     for study_uid, control_ids in by_study.items():
-        n_runs = sum(
-            d["state"] != DeliveryState.SKIPPED for d in known.deliveries[study_uid, "hl7"]
-        )
+        n_runs = sum(d["state"] != DeliveryState.SKIPPED for d in known.deliveries[study_uid, name])
         if len(control_ids) > n_runs:
             verdict.violations.append(
-                f"study {study_uid}: {len(control_ids)} messages for {n_runs} runs"
+                f"study {study_uid}: {len(control_ids)} messages at {name} for {n_runs} runs"
             )

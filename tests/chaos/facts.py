@@ -19,12 +19,12 @@ from sqlalchemy import create_engine, select
 from pacsor_tasks.ledger import schema as t
 from simulators.milvue.dicom import result_uid
 from tests.chaos.senders import Study
-from tests.chaos.site import CORES, DCMTK, TOKEN, CoreFacts, Site
+from tests.chaos.site import CORES, DCMTK, FOLDER, TOKEN, CoreFacts, Site
 
 
 @dataclass
 class Held:
-    """What a PACS holds: of each SOP Instance UID (study, patient ID), and how often it came."""
+    """What an archive holds: of each SOP Instance UID study, patient ID and how often it came."""
 
     of: dict[str, tuple[str, str]] = field(default_factory=dict)
     times: Counter[str] = field(default_factory=Counter)
@@ -33,7 +33,7 @@ class Held:
 
 @dataclass
 class Message:
-    """One message at the RIS."""
+    """One message at the RIS, or event at the webhook."""
 
     study_uid: str
     patient_id: str
@@ -49,7 +49,8 @@ class Facts:
     #: core → SOP Instance UID → how often it arrived whole
     uploads: dict[str, dict[str, int]] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
-    messages: list[Message] = field(default_factory=list)
+    #: destination → what it got, in that order
+    messages: dict[str, list[Message]] = field(default_factory=dict)
     #: rows of the ledger
     runs: list[dict[str, Any]] = field(default_factory=list)
     deliveries: list[dict[str, Any]] = field(default_factory=list)
@@ -74,7 +75,9 @@ def gather(site: Site, studies: list[Study]) -> Facts:
                 facts.results[core.name, study.uid] = results_of(site, core, study.uid)
     for name, folder in site.folders.items():
         facts.held[name] = held_by(site, name, folder)
-    facts.messages = list(messages_of(site.directory / "hl7.journal"))
+    for core in CORES:
+        for name in core.told:
+            facts.messages[name] = list(messages_of(site.directory / f"{name}.journal"))
     read_ledger(site, facts)
     read_spool(site, facts)
     return facts
@@ -107,12 +110,13 @@ def possible_results(core: CoreFacts, study: Study) -> set[str]:
 
 
 def held_by(site: Site, name: str, folder: Path) -> Held:
-    """What lies in a PACS's folder, and how often each instance came."""
+    """What lies in an archive's folder, and how often each instance came."""
     held = Held()
-    for path in folder.glob("*.dcm"):
+    for path in folder.glob("[!.]*/*.dcm" if name == FOLDER else "*.dcm"):
         try:
-            # The simulated PACS keeps data sets without a file's head.
-            ds = dcmread(path, stop_before_pixels=True, force=name not in DCMTK)
+            # The simulated PACS keeps data sets without a file's head. What somebody may find in
+            # a folder has to be whole.
+            ds = dcmread(path, stop_before_pixels=name != FOLDER, force=name == "storescu-2")
             held.of[str(ds.SOPInstanceUID)] = (str(ds.StudyInstanceUID), str(ds.PatientID))
         except (InvalidDicomError, AttributeError, OSError):
             held.n_unreadable += 1
@@ -120,7 +124,7 @@ def held_by(site: Site, name: str, folder: Path) -> Held:
         log = site.directory / f"{name}.received"
         names = log.read_text().split() if log.exists() else []
         held.times.update(file.removesuffix(".dcm").partition(".")[2] for file in names)
-    else:
+    elif name != FOLDER:
         for event in events_of(site.directory / f"{name}.journal", "store"):
             if event["status"] in {0, 0xB000}:
                 held.times[event["sop_instance_uid"]] += 1
@@ -128,17 +132,27 @@ def held_by(site: Site, name: str, folder: Path) -> Held:
 
 
 def messages_of(journal: Path) -> Iterator[Message]:
-    """The messages a RIS received, in their order."""
+    """The messages a RIS or webhook received, in their order."""
     for event in events_of(journal, "message"):
         raw = base64.b64decode(event["raw"])
-        segments = {line[:3]: line.split(b"|") for line in raw.split(b"\r") if line}
+        study_uid, patient_id = _whose(raw)
         yield Message(
-            study_uid=segments[b"ZDS"][1].split(b"^")[0].decode(),
-            patient_id=segments[b"PID"][3].split(b"^")[0].decode(),
+            study_uid=study_uid,
+            patient_id=patient_id,
             control_id=event["control_id"],
             raw=raw,
-            is_acknowledged=event["answer"] in {"AA", "two_frames"},
+            is_acknowledged=event["answer"] in {"AA", "two_frames", "200"},
         )
+
+
+def _whose(raw: bytes) -> tuple[str, str]:
+    """Study UID and patient ID of an HL7 message or a webhook's event."""
+    if raw.startswith(b"{"):
+        event = json.loads(raw)
+        return event["study_instance_uid"], event["patient"]["patient_id"]
+    segments = {line[:3]: line.split(b"|") for line in raw.split(b"\r") if line}
+    study, patient = segments[b"ZDS"][1], segments[b"PID"][3]
+    return study.split(b"^")[0].decode(), patient.split(b"^")[0].decode()
 
 
 def events_of(journal: Path, kind: str) -> Iterator[dict[str, Any]]:

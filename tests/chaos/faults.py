@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from tests.chaos.programs import thaw
-from tests.chaos.site import Site
+from tests.chaos.site import FOLDER, Site
 
 Undo = Callable[[], None]
 Begin = Callable[[Site, random.Random], Undo]
@@ -80,7 +80,7 @@ def all_faults(ledger: str) -> list[Fault]:
     Args:
         ledger: sqlite or postgresql.
     """
-    workers = [f for name in ("worker-1", "worker-2") for f in _of_a_worker(name)]
+    workers = [f for name in Site.workers for f in _of_a_worker(name)]
     return [
         *workers,
         Fault("control.kill", "control", _kill("control"), 0, 0),
@@ -104,6 +104,24 @@ def all_faults(ledger: str) -> list[Fault]:
         *_of_the_pacs("storescu-2"),
         *_of_the_ris("hl7"),
     ]
+
+
+def later_faults() -> list[Fault]:
+    """Those of what joined the site later.
+
+    They have a schedule of their own: so a seed's other faults stay what they were.
+    """
+    deliverers = [f for name in Site.deliverers for f in _of_a_worker(name)]
+    return [
+        *deliverers,
+        *_of_the_webhook("webhook"),
+        Fault(f"{FOLDER}.away", FOLDER, _take_away_folder, 1, 10, 1.5),
+    ]
+
+
+def weight(faults: Sequence[Fault]) -> float:
+    """How often they come together, relative to others."""
+    return sum(fault.weight for fault in faults)
 
 
 def _of_a_worker(name: str) -> list[Fault]:
@@ -174,6 +192,17 @@ def _of_the_ris(name: str) -> list[Fault]:
     return [
         *(Fault(f"{name}.{a}", name, _switch(name, answer=a), 2, 8, 0.3) for a in answers),
         Fault(f"{name}.too_slow", name, _switch(name, delay_s=6), 2, 8, 0.3),
+        Fault(f"{name}.kill", name, _down(name), 0.5, 8, 0.5),
+    ]
+
+
+def _of_the_webhook(name: str) -> list[Fault]:
+    rules: dict[str, dict[str, Any]] = {
+        "429": {"status": 429}, "500": {"status": 500}, "reset": {"reset": True},
+        "too_slow": {"delay_s": 6},
+    }  # fmt: skip
+    return [
+        *(Fault(f"{name}.{k}", name, _switch(name, **r), 2, 8, 0.4) for k, r in rules.items()),
         Fault(f"{name}.kill", name, _down(name), 0.5, 8, 0.5),
     ]
 
@@ -281,6 +310,17 @@ def _fill_disk(site: Site, _: random.Random) -> Undo:
         while file.write(chunk[:512]):
             pass
     return lambda: ballast.unlink(missing_ok=True)
+
+
+def _take_away_folder(site: Site, _: random.Random) -> Undo:
+    """As a share that is not mounted."""
+    folder = site.folders[FOLDER]
+    away = folder.rename(folder.with_suffix(".away"))
+
+    def undo() -> None:
+        away.rename(folder)
+
+    return undo
 
 
 def _lock_sqlite(site: Site, _: random.Random) -> Undo:

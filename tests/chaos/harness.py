@@ -71,12 +71,7 @@ class Report:
 def run(plan: Plan, directory: Path) -> Report:
     """Run a plan in an empty directory; everything is ended when it returns."""
     rng = random.Random(plan.seed)
-    kinds = [
-        fault
-        for fault in faults.all_faults(plan.ledger)
-        if not plan.only or fault.name.startswith(plan.only)
-    ]
-    planned = faults.schedule(kinds, rng, plan.minutes * 60, plan.pause_s)
+    planned = _schedule(plan, rng)
     report = Report(plan)
     with site(directory, ledger=plan.ledger) as running:
         senders = Senders(running, random.Random(rng.getrandbits(32)), plan.per_minute)
@@ -91,6 +86,19 @@ def run(plan: Plan, directory: Path) -> Report:
             # The small disk goes with the site.
             shutil.copytree(running.data_dir, directory / "kept")
     return report
+
+
+def _schedule(plan: Plan, rng: random.Random) -> list[faults.Planned]:
+    def chosen(kinds: list[faults.Fault]) -> list[faults.Fault]:
+        return [f for f in kinds if not plan.only or f.name.startswith(plan.only)]
+
+    first, later = chosen(faults.all_faults(plan.ledger)), chosen(faults.later_faults())
+    planned = faults.schedule(first, rng, plan.minutes * 60, plan.pause_s)
+    if later:
+        share = faults.weight(later) / faults.weight(first or later)
+        own = random.Random(f"{plan.seed}, later")
+        planned += faults.schedule(later, own, plan.minutes * 60, plan.pause_s / share)
+    return sorted(planned, key=lambda fault: fault.at_s)
 
 
 def _break_things(
@@ -198,7 +206,8 @@ def _fill_in(
         "associations broken or refused": senders.n_broken,
         "runs": len(known.runs),
         "deliveries": len(known.deliveries),
-        "messages at the RIS": len(known.messages),
+        "messages at the RIS": len(known.messages["hl7"]),
+        "events at the webhook": len(known.messages["webhook"]),
         "events": _count_events(running),
     }
     report.instances = {k: dict(v) for k, v in verdict.instances.items()}
@@ -230,7 +239,7 @@ def _sums(report: Report) -> list[str]:
 
 def _told_patients(running: Site) -> list[str]:
     """No patient data in logs or in Redis."""
-    ours = {"worker-1", "worker-2", "control", "beat", "receiver"}
+    ours = (*running.workers, *running.deliverers, "control", "beat", "receiver")
     files = [running.programs[name].log for name in ours]
     files += [p for p in (running.directory / "redis").rglob("*") if p.is_file()]
     name = PATIENT.partition("^")[0].encode()

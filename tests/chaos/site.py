@@ -1,9 +1,9 @@
 """A hospital on one machine: the gateway's processes, its broker and ledger, and all its peers.
 
 senders ──► receiver ─► spool, ledger (a small file system of its own, where that can be made)
-            worker-1, worker-2, control, beat ──► proxy ──► redis
-core  ─► api   (signed URLs)  ─► storescu (DCMTK), storescu-2 (simulated PACS), hl7 (RIS)
-core1 ─► api1  (direct)       ─► storescu-3 (DCMTK)
+            worker-1, worker-2, deliverer-1, deliverer-2, control, beat ──► proxy ──► redis
+core  ─► api   (signed URLs)  ─► storescu (DCMTK), storescu-2 (simulated PACS), hl7 (RIS), webhook
+core1 ─► api1  (direct)       ─► storescu-3 (DCMTK), folder
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.support.postgres import postgres_server
 from tests.support.tcp_proxy import TcpProxy
 
 FILTER_CFG = Path(__file__).parents[2] / "conf" / "filter.cfg"
+WEBHOOKS = Path(__file__).with_name("webhooks.py")
 DISK_BYTES = 1 << 30  # memory only as far as it is used
 #: Patient IDs that begin so are filtered.
 SKIPPED = "SKIP"
@@ -46,15 +47,24 @@ class CoreFacts:
     name: str
     api: str
     commands: tuple[str, ...]
-    pacs: tuple[str, ...]
-    ris: tuple[str, ...]
+    #: destinations that get instances
+    archives: tuple[str, ...]
+    #: destinations that get one message per run
+    told: tuple[str, ...]
 
 
 CORES = (
-    CoreFacts("core", "api", ("smarturgences", "smartxpert"), ("storescu", "storescu-2"), ("hl7",)),
-    CoreFacts("core1", "api1", ("smartchest",), ("storescu-3",), ()),
-)
+    CoreFacts(
+        name="core", api="api", commands=("smarturgences", "smartxpert"),
+        archives=("storescu", "storescu-2"), told=("hl7", "webhook"),
+    ),
+    CoreFacts(
+        name="core1", api="api1", commands=("smartchest",),
+        archives=("storescu-3", "folder"), told=(),
+    ),
+)  # fmt: skip
 DCMTK = ("storescu", "storescu-3")
+FOLDER = "folder"
 
 
 class Board:
@@ -114,19 +124,21 @@ class Site:
         self.programs: dict[str, Program] = {}
         self.ports = {
             name: free_port()
-            for name in ("receiver", "redis", *DCMTK, "storescu-2", "hl7", "api", "api1")
-        }
+            for name in (
+                "receiver", "redis", *DCMTK, "storescu-2", "hl7", "webhook", "api", "api1",
+            )
+        }  # fmt: skip
         self.proxy = TcpProxy(self.ports["redis"])
         self.ledger_url = ledger_url or f"sqlite:///{data_dir / 'ledger.sqlite3'}"
         self.boards = {
             name: Board(directory / f"{name}.switches.json", *rules)
             for name, rules in {
                 "api": [{"running_times": 1}], "api1": [{"running_times": 1}],
-                "storescu-2": [], "hl7": [],
+                "storescu-2": [], "hl7": [], "webhook": [],
             }.items()
         }  # fmt: skip
-        #: where each PACS keeps what it got
-        self.folders = {name: directory / name for name in (*DCMTK, "storescu-2")}
+        #: where each archive keeps what it got
+        self.folders = {name: directory / name for name in (*DCMTK, "storescu-2", FOLDER)}
         self.environment = self._environment() | (settings or {})
         self._make_programs()
 
@@ -135,10 +147,9 @@ class Site:
         """The gateway's."""
         return Spool(self.data_dir / "spool")
 
-    @property
-    def workers(self) -> tuple[str, str]:
-        """The names of the two that do the work."""
-        return "worker-1", "worker-2"
+    #: of the processes that do the work: what talks to the AI, and what delivers
+    workers = ("worker-1", "worker-2")
+    deliverers = ("deliverer-1", "deliverer-2")
 
     @property
     def heartbeats(self) -> Path:
@@ -183,18 +194,23 @@ class Site:
             "BROKER_URL": f"redis://127.0.0.1:{self.proxy.port}/0",
             "RECEIVER_HOST": "127.0.0.1", "PORT": ports["receiver"], "RECEIVER_PROCESSES": "2",
             "RECEIVER_IDLE_TIMEOUT": "10", "WORKER_CONCURRENCY": "2",
+            # Fewer than both workers' slots together, so that work has to wait for them.
+            "CORE_CONCURRENCY": "3", "DELIVERY_CONCURRENCY": "3",
             "STUDY_QUIET_SECONDS": "1", "STUDY_MAX_WAIT_SECONDS": "20",
             "API_URL": self.url("api"), "TOKEN": TOKEN, "SIGNED_URL": "true",
             "INFERENCE_COMMANDS": ",".join(CORES[0].commands), "DICOM_FILTERS": FILTERS,
-            "DESTINATIONS": "storescu,storescu-2,hl7",
+            "DESTINATIONS": "storescu,storescu-2,hl7,webhook",
             "ADDITIONAL_CORES": "core1", "API_URL_1": self.url("api1"), "TOKEN_1": TOKEN,
             "SIGNED_URL_1": "false", "INFERENCE_COMMANDS_1": ",".join(CORES[1].commands),
-            "DESTINATIONS_1": "storescu-3",
+            "DESTINATIONS_1": "storescu-3,folder",
             "PACS_IP": "127.0.0.1", "PACS_PORT": ports["storescu"], "PACS_AET": "PACS",
             "PACS_IP_2": "127.0.0.1", "PACS_PORT_2": ports["storescu-2"], "PACS_AET_2": "SECOND",
             "PACS_IP_3": "127.0.0.1", "PACS_PORT_3": ports["storescu-3"], "PACS_AET_3": "THIRD",
             "RIS_HOST_IP": "127.0.0.1", "RIS_HOST_PORT": ports["hl7"],
             "RECEIVING_APPLICATION": "RIS", "RECEIVING_FACILITY": "SITE",
+            "FOLDER_PATH": str(self.folders[FOLDER]),
+            "WEBHOOK_URL": f"http://127.0.0.1:{ports['webhook']}/events", "WEBHOOK_TIMEOUT": "4",
+            "WEBHOOK_INCLUDE": "patient_id",
             "API_CONNECT_TIMEOUT": "3", "API_READ_TIMEOUT": "5", "PACS_CONNECT_TIMEOUT": "3",
             "PACS_TIMEOUT": "5", "RIS_TIMEOUT": "4", "UPLOAD_RATE": "50",
             "POLL_INTERVAL": "0.5", "POLL_MAX_INTERVAL": "3", "RETRY_MAX_DELAY": "5",
@@ -222,17 +238,23 @@ class Site:
         self._simulator("storescu-2", "pacs", "--aet", "SECOND", "--folder",
                         str(self.folders["storescu-2"]))  # fmt: skip
         self._simulator("hl7", "ris")
+        self._simulator("webhook")
         for name in self.workers:
-            self._celery(name, "worker", "-Q", "ingest,transfer,deliver")
+            self._celery(name, "worker", "-Q", "ingest,transfer")
+        for name in self.deliverers:
+            at_once = self.environment["DELIVERY_CONCURRENCY"]
+            self._celery(name, "worker", "-Q", "deliver", "-c", at_once)
         self._celery("control", "worker", "-Q", "control", "-c", "1")
         self._celery("beat", "beat", "--pidfile=")
         self._add("receiver", _python("receiver"))
 
-    def _simulator(self, name: str, kind: str, *options: str) -> None:
+    def _simulator(self, name: str, kind: str = "", *options: str) -> None:
+        """A simulator of a kind; without one, ours of who gets webhooks."""
+        command = _python("simulators", kind) if kind else [sys.executable, "-P", str(WEBHOOKS)]
         board = self.boards[name].path
         journal = ["--journal", str(self.directory / f"{name}.journal")]
-        command = _python("simulators", kind, "--port", str(self.ports[name]), "--switches")
-        self._add(name, [*command, str(board), *options, *journal])
+        common = ["--port", str(self.ports[name]), "--switches", str(board)]
+        self._add(name, [*command, *common, *options, *journal])
 
     def _celery(self, name: str, *arguments: str) -> None:
         flags: tuple[str, ...] = ()

@@ -95,7 +95,8 @@ def works_again(running: Site, worker: str) -> Callable[[], bool]:
 def all_work_again(running: Site) -> list[float]:
     """Wait until each worker has done a task from now on; seconds, per worker."""
     began, needed = time.monotonic(), []
-    for condition in [works_again(running, name) for name in running.workers]:
+    names = (*running.workers, *running.deliverers)
+    for condition in [works_again(running, name) for name in names]:
         wait_until(condition, 60, 0.05)
         needed.append(time.monotonic() - began)
     return needed
@@ -122,7 +123,8 @@ def test_workers_resume_by_themselves_however_often_redis_is_killed(
             redis.start()
             redis.wait_ready()
             resumed += all_work_again(running)
-    crashes = {name: running.programs[name].own_ends for name in (*running.workers, "control")}
+    names = (*running.workers, *running.deliverers, "control")
+    crashes = {name: running.programs[name].own_ends for name in names}
     say(
         f"{RESTARTS} kills of Redis under load: a worker's next task after its return came in "
         f"{sorted(resumed)[len(resumed) // 2]:.1f} s (median), {max(resumed):.1f} s (longest); "
