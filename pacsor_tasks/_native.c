@@ -179,6 +179,9 @@ fail:
 #define COMMAND 0x01
 #define LAST 0x02
 #define MAX_PIECES 1000
+/* One read and one write, if so much is to come; below the other it is not worth a system call. */
+#define LARGE_BYTES (1 << 17)
+#define SMALL_BYTES (1 << 13)
 
 enum stop { ENDED, IDLE, ENOUGH, UNUSUAL, HUNG_UP, SOCKET_FAILED, FILE_FAILED };
 
@@ -190,7 +193,7 @@ struct pouring {
     uint64_t pdu_left, pdv_left;
     int control;
     uint64_t n_written, n_begun, early_bytes, n_received, enough;
-    int patience_ms, error;
+    int patience_ms, error, lowest;
     struct iovec pieces[MAX_PIECES];
     int n_pieces;
 };
@@ -290,9 +293,28 @@ static int pour_buffer(struct pouring *p)
     return flush(p) ? FILE_FAILED : -1;
 }
 
-static int wait_for_more(struct pouring *p)
+/* Bytes that have to come now: of the PDU that is coming in, but not more than one write takes. */
+static size_t needed(const struct pouring *p)
+{
+    uint64_t left = p->pdu_left + p->pdv_left;
+    if (left > LARGE_BYTES)
+        return LARGE_BYTES;
+    return left ? (size_t)left : 1;
+}
+
+/* Be woken when so many bytes are there, not for each packet. */
+static void wake_at(struct pouring *p, size_t n_bytes)
+{
+    int lowest = n_bytes < SMALL_BYTES ? 1 : (int)n_bytes;
+    if (lowest != p->lowest
+        && !setsockopt(p->sock, SOL_SOCKET, SO_RCVLOWAT, &lowest, sizeof lowest))
+        p->lowest = lowest;
+}
+
+static int wait_for_more(struct pouring *p, size_t n_bytes)
 {
     struct pollfd fds[2] = {{p->sock, POLLIN, 0}, {p->wake, POLLIN, 0}};
+    wake_at(p, n_bytes);
     int n = poll(fds, 2, p->patience_ms);
     return n > 0 && fds[0].revents && !fds[1].revents;
 }
@@ -300,20 +322,28 @@ static int wait_for_more(struct pouring *p)
 /* Read what there is: -1 if something came, or why not. */
 static int fill(struct pouring *p)
 {
-    size_t had = p->end;
+    size_t had = p->end, need = needed(p);
     while (p->end < p->capacity) {
         ssize_t n = recv(p->sock, p->buffer + p->end, p->capacity - p->end, MSG_DONTWAIT);
+        size_t got = p->end - had;
         if (n > 0) {
             p->end += (size_t)n;
             p->n_received += (uint64_t)n;
-        } else if (p->end > had) {
+        } else if (got >= need) {
             break; /* first what came; the rest is seen again */
+        } else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (!wait_for_more(p, need - got)) {
+                if (got)
+                    break;
+                return IDLE;
+            }
+        } else if (n < 0 && errno == EINTR) {
+            continue;
+        } else if (got) {
+            break;
         } else if (n == 0) {
             return HUNG_UP;
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            if (!wait_for_more(p))
-                return IDLE;
-        } else if (errno != EINTR) {
+        } else {
             p->error = errno;
             return SOCKET_FAILED;
         }
@@ -338,6 +368,7 @@ static int pour_all(struct pouring *p)
                 stop = ENOUGH;
         }
     }
+    wake_at(p, 1);
     return stop;
 }
 
@@ -369,6 +400,7 @@ static PyObject *pour(PyObject *self, PyObject *args)
     p->n_begun = n_begun;
     p->early_bytes = early_bytes;
     p->enough = enough;
+    p->lowest = 1;
     Py_BEGIN_ALLOW_THREADS
     stop = pour_all(p);
     Py_END_ALLOW_THREADS

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from pacsor_tasks.native import native
 from receiver.pdata import COMMAND, LAST, P_DATA_TF
 from receiver.status import StoreStatus
 
@@ -19,7 +20,9 @@ DATA_SET_TYPE, STATUS, ERROR_COMMENT, AFFECTED_INSTANCE = 0x0800, 0x0900, 0x0902
 
 _ELEMENT = struct.Struct("<HHL")
 _PDU = struct.Struct(">BxLLBB")
-_FIXED = struct.Struct("<HHLH")
+#: Four elements of two bytes each.
+_FIXED = struct.Struct("<HHLHHHLHHHLHHHLH")
+_WANTED = (AFFECTED_CLASS, COMMAND_FIELD, MESSAGE_ID, DATA_SET_TYPE, AFFECTED_INSTANCE)
 #: Bytes of a PDV beside its data, as the peer's maximum length counts them (PS3.8 §D.1).
 _PDV_OVERHEAD = 6
 #: The smallest piece worth sending to a peer whose maximum length makes no sense.
@@ -49,6 +52,32 @@ class Command:
 
 def parse_command(encoded: bytes) -> Command | None:
     """A command set's elements; None if it is not implicit VR little endian to its end."""
+    found = _in_order(encoded)
+    if found is None:
+        found = _as_it_comes(encoded)
+    if found is None:
+        return None
+    data_set_type = _us(found.get(DATA_SET_TYPE))
+    return Command(
+        field=_us(found.get(COMMAND_FIELD)),
+        message_id=_us(found.get(MESSAGE_ID)),
+        has_data_set=None if data_set_type is None else data_set_type != NO_DATA_SET,
+        sop_class_uid=found.get(AFFECTED_CLASS),
+        sop_instance_uid=found.get(AFFECTED_INSTANCE),
+    )
+
+
+def _in_order(encoded: bytes) -> dict[int, bytes] | None:
+    """What is wanted of elements in ascending order, as they have to be; else None."""
+    if native is None:
+        return None
+    found: dict[int, bytes] = {}
+    size = len(encoded)
+    at, _, _ = native.stride(encoded, 0, -1, 0xFFFF, _WANTED, 0, size, size, found)
+    return found if at == size else None
+
+
+def _as_it_comes(encoded: bytes) -> dict[int, bytes] | None:
     found: dict[int, bytes] = {}
     at, size = 0, len(encoded)
     while at < size:
@@ -59,14 +88,7 @@ def parse_command(encoded: bytes) -> Command | None:
         if group or at > size:
             return None
         found[element] = encoded[at - length : at]
-    data_set_type = _us(found.get(DATA_SET_TYPE))
-    return Command(
-        field=_us(found.get(COMMAND_FIELD)),
-        message_id=_us(found.get(MESSAGE_ID)),
-        has_data_set=None if data_set_type is None else data_set_type != NO_DATA_SET,
-        sop_class_uid=found.get(AFFECTED_CLASS),
-        sop_instance_uid=found.get(AFFECTED_INSTANCE),
-    )
+    return found
 
 
 def uid_text(value: bytes | None) -> str:
@@ -88,16 +110,20 @@ def store_response(
     body = b"".join(
         (
             _uid(AFFECTED_CLASS, command.sop_class_uid),
-            _FIXED.pack(0, COMMAND_FIELD, 2, C_STORE_RSP),
-            _FIXED.pack(0, RESPONDED_TO, 2, command.message_id or 0),
-            _FIXED.pack(0, DATA_SET_TYPE, 2, NO_DATA_SET),
-            _FIXED.pack(0, STATUS, 2, status),
+            _FIXED.pack(
+                *(0, COMMAND_FIELD, 2, C_STORE_RSP),
+                *(0, RESPONDED_TO, 2, command.message_id or 0),
+                *(0, DATA_SET_TYPE, 2, NO_DATA_SET),
+                *(0, STATUS, 2, status),
+            ),
             _comment(status) if status else b"",
             _uid(AFFECTED_INSTANCE, command.sop_instance_uid),
         )
     )
     encoded = struct.pack("<HHLL", 0, 0, 4, len(body)) + body
-    room = max(peer_maximum - _PDV_OVERHEAD, _SMALLEST_PIECE) if peer_maximum else len(encoded)
+    if not peer_maximum or len(encoded) + _PDV_OVERHEAD <= peer_maximum:
+        return _pdu(context_id, encoded, is_last=True)
+    room = max(peer_maximum - _PDV_OVERHEAD, _SMALLEST_PIECE)
     return b"".join(
         _pdu(context_id, encoded[at : at + room], is_last=at + room >= len(encoded))
         for at in range(0, len(encoded), room)
