@@ -21,6 +21,7 @@ import structlog
 
 from pacsor_tasks.child_process import ProcessSpec
 from pacsor_tasks.errors import ConfigError
+from pacsor_tasks.native import native
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.spool import Spool
 from pacsor_tasks.supervisor import Backoff, Supervisor, python_module
@@ -77,6 +78,7 @@ def run(settings: Settings, port: int, port_file: Path | None, enqueue: Enqueue)
                 port=bound_port,
                 profile=settings.CONFIG_PROFILE,
                 n_processes=settings.RECEIVER_PROCESSES,
+                is_compiled=native is not None,
             )
             if port_file is not None:
                 port_file.write_text(f"{bound_port}\n")

@@ -49,6 +49,19 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     Association.kill: "(self) -> None",
     DIMSEServiceProvider.receive_primitive: "(self, primitive: 'P_DATA') -> None",
     P_DATA_TF.__init__: "(self, primitive: 'P_DATA | None' = None) -> None",
+    # … and what a report of ours goes by, over the association that asked for it.
+    DULServiceProvider.peek_next_pdu: "(self) -> '_UserQueuePrimitives | None'",
+    DIMSEServiceProvider.get_msg: (
+        "(self, block: bool = False) -> tuple[None, None] | tuple[int, 'C_ECHO | C_FIND | C_GET"
+        " | C_MOVE | C_STORE | N_ACTION | N_CREATE | N_DELETE | N_EVENT_REPORT | N_GET | N_SET']"
+    ),
+    DIMSEServiceProvider.send_msg: (
+        "(self, primitive: 'C_CANCEL | DimseServiceType', context_id: int) -> None"
+    ),
+    Association._serve_request: (
+        "(self, msg: 'C_ECHO | C_FIND | C_GET | C_MOVE | C_STORE | N_ACTION | N_CREATE | N_DELETE"
+        " | N_EVENT_REPORT | N_GET | N_SET', context_id: int) -> None"
+    ),
 }
 #: Where pynetdicom calls what is overridden, and what it does around it.
 LINES: dict[Callable[..., Any], list[str]] = {
@@ -76,7 +89,9 @@ LINES: dict[Callable[..., Any], list[str]] = {
     DULServiceProvider.stop_dul: ["while self.is_alive():"],
     Association._run_reactor: [
         "while not self._kill:",
+        "self._is_paused = True",
         "self._reactor_checkpoint.wait()",
+        "self._is_paused = False",
         "context_id, msg = self.dimse.get_msg(block=False)",
         "if self.is_established and self.acse.is_release_requested():",
         "if self.acse.is_aborted():",
@@ -112,6 +127,7 @@ def test_an_association_has_the_attributes_that_are_replaced_and_read() -> None:
     assert isinstance(association._reactor_checkpoint, type(threading.Event()))
     assert association._accepted_cx == {}
     assert association._kill is False
+    assert association._is_paused is False
     assert association.is_established is False
     assert association.dimse.msg_queue.queue is not None
     assert association.requestor.maximum_length is None or association.requestor.maximum_length
