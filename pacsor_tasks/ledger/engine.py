@@ -11,8 +11,10 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from pacsor_tasks.errors import ConfigError
@@ -63,6 +65,9 @@ def open_engine(url: str) -> Engine:
 def migrate(url: str) -> None:
     """Bring the ledger to the newest schema; safe to call from many processes at once.
 
+    Processes of the version before go on beside it as long as they live: migrations only add what
+    the older programs do without.
+
     Raises:
         ConfigError: The database cannot be opened, or is newer than this program.
     """
@@ -73,6 +78,7 @@ def migrate(url: str) -> None:
             config.set_main_option("script_location", "pacsor_tasks:ledger/migrations")
             config.set_main_option("path_separator", "os")
             config.attributes["connection"] = connection
+            _refuse_newer(connection, config)
             command.upgrade(config, "head")
             connection.commit()
     except (OperationalError, OSError) as exc:
@@ -82,6 +88,17 @@ def migrate(url: str) -> None:
         raise ConfigError(f"LEDGER_URL: the ledger cannot be migrated: {exc}") from exc
     finally:
         engine.dispose()
+
+
+def _refuse_newer(connection: Connection, config: Config) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    found = set(MigrationContext.configure(connection).get_current_heads())
+    if newer := ", ".join(sorted(found - known)):
+        raise ConfigError(
+            f"LEDGER_URL: the ledger was brought to revision {newer} by a newer version than this"
+            " one; start that version again, or put back the copy of DATA_DIR and of the ledger"
+            " that was made before it (docs/operating.md, A new version)"
+        )
 
 
 def _tune_sqlite(engine: Engine) -> None:

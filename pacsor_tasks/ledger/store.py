@@ -179,4 +179,7 @@ def _translated(exc: DBAPIError | PoolTimeout) -> LedgerUnavailable:
         return LedgerUnavailable("ledger: no connection is free")
     # Only the driver's first line: what follows, and str(exc), quote the values written.
     said = str(exc.orig).partition("\n")[0]
-    return LedgerUnavailable(f"ledger: {type(exc.orig).__name__}: {said}")
+    name = type(exc.orig).__name__
+    if name == "UndefinedColumn" or said.startswith("no such column"):
+        said += " (of an older version; the gateway brings it up when it starts)"
+    return LedgerUnavailable(f"ledger: {name}: {said}")
