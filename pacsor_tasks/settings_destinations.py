@@ -260,6 +260,8 @@ OWN = frozenset(
     }
 )  # fmt: skip
 
+_OFF = {"false", "no", "off", "0", "f", "n"}
+
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -276,12 +278,14 @@ def values_of(kind: type[T], settings: object, numbered: Mapping[str, str], suff
         ValueError: Naming the setting that is wrong.
     """
     values: dict[str, Any] = {}
+    # Whose own switch is off has no use for the files of the first one's TLS.
+    is_plain = str(numbered.get(f"PACS_TLS{suffix}", "")).strip().lower() in _OFF
     for name in kind.model_fields:
         if not suffix:
             values[name] = getattr(settings, name)
         elif name + suffix in numbered:
             values[name] = numbered[name + suffix]
-        elif name not in OWN:
+        elif name not in OWN and not (is_plain and name.startswith("PACS_TLS_")):
             values[name] = getattr(settings, name)
     try:
         return kind(**values)

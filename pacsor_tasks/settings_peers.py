@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 from pacsor_tasks import core_plugins
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_hl7 import Hl7Settings, Hl7Values, destination_values
-from pacsor_tasks.settings_routing import destinations, number_suffix
+from pacsor_tasks.settings_routing import destinations, named, number_suffix, taking
 from pacsor_tasks.settings_types import (
     CoreSettings,
     RisSettings,
@@ -146,13 +146,13 @@ def _tcr(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, 
             raise ValueError(f"{setting}{suffix}: required by CORE_TYPE{suffix}=tcr")
     if not settings.ENABLE_HL7:
         raise ValueError(f"CORE_TYPE{suffix}: tcr has only HL7 to deliver to, and ENABLE_HL7=false")
-    named = destinations(settings, suffix)
+    asked = tuple(n for n in named(settings, suffix) if kind_of(n) is DestinationKind.HL7)
     return {
         "api_url": own("TCR_API_URL"),
         "token": own("PROVIDER_TOKEN"),
         "organization_id": own("ORGANIZATION_ID"),
         "inference_commands": (REPORT,),
-        "destinations": tuple(n for n in named if kind_of(n) is DestinationKind.HL7) or ("hl7",),
+        "destinations": taking(settings, suffix, asked or ("hl7",)),
     }
 
 

@@ -119,10 +119,19 @@ def destinations(settings: Settings, suffix: str) -> tuple[str, ...]:
     Raises:
         ValueError: One is unknown, or its conditions cannot be read.
     """
+    return taking(settings, suffix, named(settings, suffix))
+
+
+def taking(settings: Settings, suffix: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of these destinations whose conditions let a core's results through.
+
+    Raises:
+        ValueError: Its conditions cannot be read.
+    """
     core = core_name(suffix)
     return tuple(
         name
-        for name in named(settings, suffix)
+        for name in names
         if core in (cores := _condition(settings, name, "CORES")) or not cores
     )
 

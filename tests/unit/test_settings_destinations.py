@@ -102,6 +102,31 @@ def test_a_condition_on_the_core_says_where_its_results_go():
     assert found.cores["core1"].destinations == ("storescu", "storescu-2")
 
 
+def test_one_without_tls_takes_nothing_of_the_first_one_s_tls(tmp_path: Path):
+    ca = str(Authority(tmp_path / "ca").certificate)
+    given = {"DESTINATIONS": "storescu,storescu-2", "PACS_TLS": "true", "PACS_TLS_CA": ca, **PACS_2}
+    assert settings(**given, PACS_TLS_2="No").storescu["storescu-2"].tls is None
+    inherited = settings(**given).storescu["storescu-2"].tls
+    assert inherited is not None
+    assert str(inherited.ca) == ca
+    with pytest.raises(ConfigError, match="PACS_TLS_2"):
+        settings(**given, PACS_TLS_2="false", PACS_TLS_NAME_2="pacs.site")
+
+
+def test_a_provider_s_core_delivers_nowhere_rather_than_where_a_condition_forbids_it():
+    provider = {
+        "ADDITIONAL_CORES": "core1", "CORE_TYPE_1": "tcr", "TCR_API_URL": "https://tcr.example",
+        "PROVIDER_TOKEN_1": "k", "ORGANIZATION_ID_1": "7",
+    }  # fmt: skip
+    found = settings(DESTINATIONS="storescu,hl7", RIS_CORES="core", **provider, **HL7)
+    assert found.cores["core"].destinations == ("storescu", "hl7")
+    assert found.cores["core1"].destinations == ()
+    found = settings(DESTINATIONS="storescu", RIS_CORES="core", **provider, **HL7)
+    assert found.cores["core1"].destinations == ()
+    found = settings(DESTINATIONS="storescu", **provider, **HL7)
+    assert found.cores["core1"].destinations == ("hl7",)
+
+
 def test_conditions_on_commands_and_sop_classes_are_what_a_delivery_is_about():
     found = settings(PACS_COMMANDS="smarturgences", PACS_SOP_CLASSES="sr, EncapsulatedPDFStorage")
     about = selection(found, "storescu")
