@@ -94,7 +94,9 @@ class Gate:
         if self._sessions is None and not is_this_machine(request.headers.get("host", "")):
             return _refused("without ADMIN_TOKEN only this machine is served, by its own name")
         if bearer is None and _acts(request) and not is_same_site(request):
-            return _refused("the request comes from another site")
+            asks = relaunch_form(request)
+            return _refused("the request comes from another site") if asks is None else (
+                RedirectResponse(asks, status_code=303))  # fmt: skip
         if self._sessions is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
             return None
         return await self._unauthorised(request, self._sessions, bearer)
@@ -109,10 +111,10 @@ class Gate:
             return _challenge()
         if sessions.is_valid(request.cookies.get(sessions.cookie, "")):
             return None
-        if wants_page(request):
-            target = quote(request.url.path, safe="/") if request.method == "GET" else "/"
-            return RedirectResponse(f"/login?next={target}", status_code=303)
-        return _challenge()
+        target = relaunch_form(request) or _page(request)
+        if target is None:
+            return _challenge()
+        return RedirectResponse(f"/login?next={quote(target, safe='/')}", status_code=303)
 
 
 async def failed(request: Request, delay_s: float) -> None:
@@ -142,8 +144,7 @@ def is_program(request: Request) -> bool:
     if _bearer(request) is not None:
         return True
     told = ("sec-fetch-site", "origin", "referer", "cookie")
-    asks_for_page = "text/html" in request.headers.get("accept", "")
-    return not asks_for_page and not any(name in request.headers for name in told)
+    return not _asks_for_page(request) and not any(name in request.headers for name in told)
 
 
 def is_this_machine(host: str) -> bool:
@@ -160,13 +161,42 @@ def wants_page(request: Request) -> bool:
     path = request.url.path
     if path.startswith(FOR_PROGRAMS):
         return False
-    return "text/html" in request.headers.get("accept", "")
+    return _asks_for_page(request)
+
+
+def relaunch_form(request: Request) -> str | None:
+    """The form that asks before a relaunch, for a person who follows a link to PACSOR's route.
+
+    A link on another site, or one that leads through the login, only ever gets there: whoever made
+    it must not relaunch by it.
+    """
+    path = request.url.path
+    is_link = request.method == "GET" and path.startswith(ACTING_PREFIX)
+    if not is_link or not _asks_for_page(request) or _bearer(request) is not None:
+        return None
+    study_uid = quote(path.removeprefix(ACTING_PREFIX), safe="")
+    return f"/studies/{study_uid}/relaunch{_query(request)}"
 
 
 def local_path(target: str) -> str:
     """A path on this site to go to after login; `/` for anything else."""
     is_local = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_local and target.isprintable() else "/"
+
+
+def _page(request: Request) -> str | None:
+    """The page to see after the login; None: no page was asked for."""
+    if not wants_page(request):
+        return None
+    return request.url.path + _query(request) if request.method == "GET" else "/"
+
+
+def _query(request: Request) -> str:
+    return f"?{request.url.query}" if request.url.query else ""
+
+
+def _asks_for_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _acts(request: Request) -> bool:

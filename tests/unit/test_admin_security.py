@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from starlette.requests import Request
@@ -119,6 +120,40 @@ def test_a_session_ends_by_age_and_with_the_token() -> None:
 
 def test_gateways_with_different_tokens_have_different_cookies() -> None:
     assert Sessions("one").cookie != Sessions("two").cookie
+
+
+@pytest.mark.parametrize("is_by_get", [False, True])
+def test_a_link_to_pacsors_route_leads_through_the_login_to_the_question(
+    admin: Admin, is_by_get: bool
+) -> None:
+    http = admin.client(token=TOKEN, allow_get_relaunch=is_by_get)
+    away = http.get(f"/relaunch/{UID}?from=download&only=storescu", headers=HTML)
+    form = f"/studies/{UID}/relaunch?from=download&only=storescu"
+    assert away.status_code == 303
+    assert away.headers["location"] == f"/login?next={quote(form, safe='/')}"
+    login = http.get(away.headers["location"], headers=HTML)
+    assert f'value="{form.replace("&", "&amp;")}"' in login.text
+    back = http.post("/login", data={"token": TOKEN, "next": form})
+    assert back.headers["location"] == form
+    page = http.get(form, headers=HTML)
+    assert (page.status_code, "Relaunch this study?" in page.text) == (200, True)
+    assert len(http.get(f"/api/studies/{UID}").json()["runs"]) == 1
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_on_another_site_only_asks(admin: Admin, site: str) -> None:
+    http = admin.client(allow_get_relaunch=True)
+    headers = {**HTML, "Sec-Fetch-Site": site}
+    answer = http.get(f"/relaunch/{UID}", headers=headers)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/studies/{UID}/relaunch")
+    assert http.post(f"/relaunch/{UID}", headers=headers).status_code == 403
+
+
+def test_a_program_without_a_token_gets_no_login_page(http: TestClient) -> None:
+    assert http.get(f"/relaunch/{UID}").status_code == 401
+    wrong = {**HTML, "Authorization": "Bearer wrong"}
+    assert http.get(f"/relaunch/{UID}", headers=wrong).status_code == 401
+    assert http.post(f"/relaunch/{UID}", headers=HTML).status_code == 401
 
 
 @pytest.mark.parametrize(
