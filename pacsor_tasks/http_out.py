@@ -164,10 +164,13 @@ def check(to: Endpoint, method: str, url: str, headers: Mapping[str, str] | None
 
     Raises:
         PeerUnavailable: It does not answer, or not well.
-        Rejected: It does not let us in.
+        Rejected: It does not let us in, or fails at this question.
     """
     with session(to) as opened:
         answer = exchange(opened, to, method, url, headers=headers)
+    if answer.status == 500:
+        # Somebody is there, who may only not know this question: no reason to leave him alone.
+        raise ServerRefused(f"{to}: HTTP 500 to {method}")
     if answer.status in {401, 403, 429} or (answer.status >= 500 and answer.status != 501):
         raise refusal(to, answer)
 

@@ -12,8 +12,10 @@ NO_CONTEXT = 0x0122
 #: Ours, for an instance that was not sent: its file cannot be read or re-encoded.
 UNSENDABLE = 0x0117
 
+#: The peer has the instance already.
+DUPLICATE = 0x0111
+
 _WARNINGS = {0x0001, 0x0107, 0x0116}
-_DUPLICATE_SOP_INSTANCE = 0x0111
 #: Processing failure, duplicate invocation, resource limitation, cancelled.
 _MAY_PASS = {0x0110, 0x0210, 0x0213, 0xFE00}
 
@@ -34,7 +36,7 @@ def classify(status: int) -> Verdict:
     would be answered the same way again: an operator has to look.
     """
     is_warning = status in _WARNINGS or 0xB000 <= status <= 0xBFFF
-    if status == 0 or is_warning or status == _DUPLICATE_SOP_INSTANCE:
+    if status == 0 or is_warning or status == DUPLICATE:
         return Verdict.DELIVERED
     if status in _MAY_PASS or 0xA700 <= status <= 0xA7FF:
         return Verdict.RETRYABLE

@@ -14,6 +14,8 @@ from pacsor_tasks.dicom.statuses import Verdict, classify
 
 FAILED, REFERENCED, OTHER_FAILURES = "00081198", "00081199", "0008119A"
 SOP_INSTANCE_UID, WARNING_REASON, FAILURE_REASON = "00081155", "00081196", "00081197"
+#: SOPInstanceUID in what a search finds.
+FOUND_UID = "00080018"
 #: Ours, for a failure or warning without a reason: it may pass; it was stored.
 PROCESSING_FAILURE, STORED_WITH_WARNING = 0x0110, 0xB000
 #: Ours, for a request about one instance that was refused without a reason.
@@ -64,6 +66,18 @@ def read(http_status: int, body: bytes, asked: Collection[str]) -> dict[str, Sai
     return {uid: said for uid, said in found.items() if uid in asked}
 
 
+def lists(body: bytes, sop_instance_uid: str) -> bool:
+    """Whether the answer to a search names an instance. Source: DICOM PS3.18 §10.6.3."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return False
+    items = found if isinstance(found, list) else []
+    return any(
+        isinstance(item, dict) and _uid(item, FOUND_UID) == sop_instance_uid for item in items
+    )
+
+
 def _alone(http_status: int) -> Said:
     """What a status means for the only instance of a request when nothing else is said."""
     status = STORED_WITH_WARNING if http_status == ACCEPTED else REFUSED
@@ -98,8 +112,8 @@ def _value(item: Mapping[str, Any], tag: str) -> Any:
     return values[0] if isinstance(values, list) and values else None
 
 
-def _uid(item: Mapping[str, Any]) -> str:
-    value = _value(item, SOP_INSTANCE_UID)
+def _uid(item: Mapping[str, Any], tag: str = SOP_INSTANCE_UID) -> str:
+    value = _value(item, tag)
     return value.strip(" \0") if isinstance(value, str) else ""
 
 

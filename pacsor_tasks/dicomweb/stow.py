@@ -18,10 +18,18 @@ import structlog
 
 from pacsor_tasks.core_api import UnreadableInstance, UploadItem
 from pacsor_tasks.dicom.data_sets import StoreItem
-from pacsor_tasks.dicom.statuses import UNSENDABLE
+from pacsor_tasks.dicom.headers import read_header
+from pacsor_tasks.dicom.statuses import DUPLICATE, UNSENDABLE
 from pacsor_tasks.dicom.tally import OnAnswer, Tally
 from pacsor_tasks.dicomweb import answers
-from pacsor_tasks.errors import LedgerUnavailable, PeerUnavailable, RateLimited
+from pacsor_tasks.dicomweb.answers import Said
+from pacsor_tasks.errors import (
+    BadResponse,
+    LedgerUnavailable,
+    PacsorError,
+    PeerUnavailable,
+    RateLimited,
+)
 from pacsor_tasks.http_out import Answer, Endpoint, check, exchange, refusal, session
 from pacsor_tasks.milvue.bodies import FileBody, RelatedBody
 
@@ -124,6 +132,7 @@ class _Sending:
         self._tally = tally
         self._before_each = before_each
         self._failures = 0
+        self._can_search = True
 
     def all(self, items: Sequence[StoreItem]) -> None:
         """Send everything, in order."""
@@ -170,8 +179,14 @@ class _Sending:
         if answer.status == 500:
             self._broke(batch, answer)
             return
-        if not 200 <= answer.status < 300 and answer.status not in answers.REFUSALS:
+        is_success = 200 <= answer.status < 300
+        if not is_success and answer.status not in answers.REFUSALS:
             raise refusal(self._to, answer)
+        if is_success and answer.media.name == "text/html":
+            # A proxy's login page, say: nobody has stored anything.
+            raise BadResponse(
+                f"{self._to}: HTTP {answer.status} with a web page; check STOW_URL{self._to.suffix}"
+            )
         self._failures = 0
         self._settle(batch, answer)
 
@@ -180,9 +195,29 @@ class _Sending:
         found = answers.read(answer.status, answer.body, asked)
         unclear = [(i, body) for i, body in batch if i.sop_instance_uid not in found]
         for item, _ in batch:
-            if (what := found.get(item.sop_instance_uid)) is not None:
-                self._tally.settle(item, what.status, what.words or f"HTTP {answer.status}")
+            if (what := found.get(item.sop_instance_uid)) is None:
+                continue
+            if what.status == answers.PROCESSING_FAILURE and self._is_there(item):
+                what = Said(DUPLICATE, "a failure, but it has it")
+            self._tally.settle(item, what.status, what.words or f"HTTP {answer.status}")
         self._one_by_one(unclear)
+
+    def _is_there(self, item: StoreItem) -> bool:
+        """Whether the server has an instance that it says it failed at.
+
+        Some say so of one that they have already: after an answer that was lost, for ever.
+        """
+        if not self._can_search:
+            return False
+        try:
+            study_uid = read_header(item.path).study_uid
+            url = f"{self._to.url}/studies/{study_uid}/instances"
+            url += f"?SOPInstanceUID={item.sop_instance_uid}&limit=1"
+            answer = exchange(self._session, self._to, "GET", url, headers={"Accept": JSON})
+        except PacsorError:
+            self._can_search = False  # one that keeps silent is not asked of each instance
+            return False
+        return answer.status == 200 and answers.lists(answer.body, item.sop_instance_uid)
 
     def _broke(self, batch: list[tuple[StoreItem, FileBody]], answer: Answer) -> None:
         """The server failed, perhaps at one of the instances."""

@@ -237,7 +237,7 @@ class Deliveries(line.Messages):
         return bool(owner == delivery.owner)
 
     def unsent(self, delivery: Delivery) -> list[Result]:
-        """The run's results that this destination does not have yet, in their order."""
+        """The run's results that this destination lacks, in their order, the untried first."""
         parameters = {"run": delivery.run_id, "delivery": delivery.id}
         with self.read() as c:
             rows = c.execute(prepared.UNSENT, parameters).mappings()

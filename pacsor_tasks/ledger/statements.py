@@ -191,7 +191,15 @@ UNSENT = (
             )
         ),
     )
-    .order_by(t.result.c.id)
+    # What was tried in vain last: what a server chokes on must not keep it from the others.
+    .order_by(
+        t.result.c.id.in_(
+            select(t.delivery_instance.c.result_id).where(
+                t.delivery_instance.c.delivery_id == bindparam("delivery")
+            )
+        ),
+        t.result.c.id,
+    )
 )
 
 # --- the timeline

@@ -136,6 +136,27 @@ def test_a_retry_posts_only_what_the_server_lacks(
     assert (done.state, done.sent, posted) == (DeliveryState.DELIVERED, 3, [3, 1])
 
 
+def test_what_a_server_chokes_on_keeps_it_from_no_other(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock
+):
+    stored_there: list[str] = []
+
+    def script(call: Call) -> Reply:
+        sent = [dcmread(BytesIO(part)) for part in parts_of(call)]
+        if any(str(instance.SOPClassUID) == SR for instance in sent):
+            return Reply(status=500)
+        stored_there.extend(str(instance.SOPInstanceUID) for instance in sent)
+        return stored(dict.fromkeys(stored_there))
+
+    with ScriptedServer(script) as server:
+        to = server_at(server.url, batch=2)
+        bench = Bench(tmp_path, sqlite_ledger, others={"stow": {"stow": to}})
+        run = with_results(bench, smarturgences=[SR] * 4 + [SC] * 3)
+        for _ in range(3):
+            found = deliver(bench, run, "stow", clock)
+    assert (found.state, found.sent) == (DeliveryState.RETRYING, 3)
+
+
 def test_a_server_that_is_away_is_left_alone_probed_and_tried_again(
     sqlite_ledger: Ledger, tmp_path: Path, clock: Clock
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
@@ -143,6 +144,51 @@ def test_out_of_resources_is_tried_again_and_a_duplicate_is_delivered(tmp_path: 
     assert answers.statuses == [0x0111, 0xA700]
 
 
+def test_a_failure_at_what_the_server_has_is_a_delivery(tmp_path: Path):
+    items, answers = items_in(tmp_path, 3), Answers()
+    there, new, lost = (item.sop_instance_uid for item in items)
+
+    def script(call: Call) -> Reply:
+        if call.method == "POST":
+            return stored({new: None}, {there: 0x0110, lost: 0x0110}, 202)
+        of = call.query["SOPInstanceUID"]
+        found = [{"00080018": {"vr": "UI", "Value": [of]}}] if of == there else []
+        return Reply(body=json.dumps(found).encode(), content_type="application/dicom+json")
+
+    with ScriptedServer(script) as server:
+        with pytest.raises(PeerUnavailable, match=rf"1 of 3 not stored; first 0x0110 .*{lost}"):
+            store(server_at(server.url), items, answers)
+        assert server.calls[1].path == (
+            f"/studies/{study_uid_of([item.path for item in items])}/instances"
+        )
+    assert answers.statuses == [0x0111, 0, 0x0110]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=204),
+        Reply(body=b'{"00080018": 5}'),
+        Reply(body=b"[[], {}]"),
+        Reply(body=b"<html>", content_type="text/html"),
+        Reply(status=404),
+        Reply(raw=b"", reset=True),
+    ],
+)
+def test_a_failure_stays_one_where_a_search_finds_nothing(tmp_path: Path, reply: Reply):
+    items, answers = items_in(tmp_path, 2), Answers()
+    failed = {item.sop_instance_uid: 0x0110 for item in items}
+
+    def script(call: Call) -> Reply:
+        return stored({}, failed, 409) if call.method == "POST" else reply
+
+    with ScriptedServer(script) as server:
+        with pytest.raises(PeerUnavailable, match="2 of 2 not stored"):
+            store(server_at(server.url), items, answers)
+        assert len(server.calls) == (2 if reply.reset else 3)
+    assert answers.statuses == [0x0110, 0x0110]
+
+
 @pytest.mark.parametrize("status", [202, 400, 409, 413, 500])
 def test_where_the_answer_does_not_say_which_they_are_sent_one_by_one(tmp_path: Path, status: int):
     items, answers = items_in(tmp_path, 3), Answers()
@@ -151,7 +197,8 @@ def test_where_the_answer_does_not_say_which_they_are_sent_one_by_one(tmp_path: 
     def script(call: Call) -> Reply:
         sent = uids(call)
         if bad in sent:
-            return Reply(status=status, body=b"<html>no</html>", content_type="text/html")
+            kind = "text/plain" if status == 202 else "text/html"
+            return Reply(status=status, body=b"<html>no</html>", content_type=kind)
         return stored(dict.fromkeys(sent))
 
     with ScriptedServer(script) as server:
@@ -184,10 +231,12 @@ def test_a_server_that_fails_at_each_instance_is_left_alone(tmp_path: Path):
         (Reply(status=503, headers={"Retry-After": "77"}), PeerUnavailable, "HTTP 503; 0 of 2"),
         (Reply(status=429, headers={"Retry-After": "9"}), RateLimited, "HTTP 429"),
         (Reply(status=507), PeerUnavailable, "HTTP 507"),
+        (Reply(body=b"<html>Log in", content_type="text/html; charset=utf-8"), BadResponse,
+         "a web page; check STOW_URL_2"),
         (Reply(raw=b"", reset=True), PeerUnavailable, "0 of 2 stored"),
         (Reply(raw=b"not HTTP\r\n\r\n"), PeerUnavailable, "0 of 2 stored"),
     ],
-)
+)  # fmt: skip
 def test_an_answer_about_no_instance_is_retried_or_quarantined(
     tmp_path: Path, reply: Reply, error: type[Exception], says: str
 ):
@@ -317,7 +366,9 @@ def test_any_answer_that_is_no_failure_proves_a_server(status: int):
         assert server.calls[0].query["StudyInstanceUID"] == "2.25.0"
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, Rejected), (503, PeerUnavailable)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, Rejected), (500, Rejected), (503, PeerUnavailable)]
+)
 def test_a_probe_that_is_turned_away_says_so(status: int, error: type[Exception]):
     with answering(Reply(status=status)) as server, pytest.raises(error):
         probe(server_at(server.url))
