@@ -1,6 +1,7 @@
 /* The inner loops of receiving, compiled. Optional: each has a twin in Python that does the same.
  *
  *   stride     over the elements of a data set      (pacsor_tasks/dicom/elements.py)
+ *   fill       a buffer from a socket               (receiver/buffered_socket.py)
  *   pour       P-DATA from a socket into a file     (receiver/pdata.py, inbound.py, incoming.py)
  *   write_new  a file, whole and synced             (receiver/incoming.py)
  *   add_new    a file to its study                  (receiver/associations.py)
@@ -413,6 +414,86 @@ static PyObject *pour(PyObject *self, PyObject *args)
     return said;
 }
 
+/* --- fill --------------------------------------------------------------------------------- */
+
+struct filling {
+    int sock, wake, patience_ms, is_woken;
+    uint8_t *buffer;
+    size_t capacity, end, much;
+};
+
+/* As recv, but -1 with errno 0: nothing is there. */
+static ssize_t receive(struct filling *f)
+{
+    ssize_t n;
+    do
+        n = recv(f->sock, f->buffer + f->end, f->capacity - f->end, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n > 0)
+        f->end += (size_t)n;
+    else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        errno = 0;
+    return n;
+}
+
+static int wait_for_any(struct filling *f)
+{
+    struct pollfd fds[2] = {{f->sock, POLLIN, 0}, {f->wake, POLLIN, 0}};
+    if (poll(fds, 2, f->patience_ms) <= 0)
+        return 0;
+    f->is_woken = fds[1].revents != 0;
+    return fds[0].revents != 0;
+}
+
+static ssize_t fill_buffer(struct filling *f)
+{
+    size_t had = f->end;
+    ssize_t n = receive(f);
+    if (n < 0 && !errno && wait_for_any(f)) {
+        errno = 0;
+        n = receive(f);
+    }
+    if (n <= 0)
+        return n;
+    /* The end of the stream, and an error, are seen again the next time. */
+    while (n >= (ssize_t)f->much && f->end < f->capacity / 2)
+        n = receive(f);
+    return (ssize_t)(f->end - had);
+}
+
+PyDoc_STRVAR(fill_doc, "fill(sock, wake, buffer, end, much, patience_ms) -> (n, is_woken)");
+
+static PyObject *native_fill(PyObject *self, PyObject *args)
+{
+    struct filling f = {0};
+    Py_buffer buffer;
+    Py_ssize_t end, much, n;
+    int error;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iiw*nni", &f.sock, &f.wake, &buffer, &end, &much, &f.patience_ms))
+        return NULL;
+    if (end < 0 || end >= buffer.len || much < 1) {
+        PyBuffer_Release(&buffer);
+        PyErr_SetString(PyExc_ValueError, "no room in the buffer");
+        return NULL;
+    }
+    f.buffer = buffer.buf;
+    f.capacity = (size_t)buffer.len;
+    f.end = (size_t)end;
+    f.much = (size_t)much;
+    Py_BEGIN_ALLOW_THREADS
+    errno = 0;
+    n = fill_buffer(&f);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&buffer);
+    if (n < 0 && error) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("nO", n, f.is_woken ? Py_True : Py_False);
+}
+
 /* --- files -------------------------------------------------------------------------------- */
 
 static PyObject *os_error(int number, const char *path)
@@ -533,6 +614,7 @@ static PyObject *add_new(PyObject *self, PyObject *args)
 static PyMethodDef methods[] = {
     {"stride", stride, METH_VARARGS, stride_doc},
     {"pour", pour, METH_VARARGS, pour_doc},
+    {"fill", native_fill, METH_VARARGS, fill_doc},
     {"write_new", write_new, METH_VARARGS, write_new_doc},
     {"add_new", add_new, METH_VARARGS, add_new_doc},
     {NULL, NULL, 0, NULL},

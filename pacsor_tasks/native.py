@@ -51,6 +51,11 @@ class Native(Protocol):
     ) -> tuple[int, int, int, int, int, int, int, int, int]:
         """`receiver.pouring`: stop, errno, the buffer's unread part, position, written, begun."""
 
+    def fill(  # noqa: PLR0913, PLR0917 - of C
+        self, sock: int, wake: int, buffer: memoryview, end: int, much: int, patience_ms: int, /
+    ) -> tuple[int, bool]:
+        """`receiver.buffered_socket`: bytes read, -1 if nothing came; whether it was woken."""
+
     def write_new(self, path: str, pieces: Sequence[Buffer], is_synced: bool, /) -> int:
         """`receiver.incoming.write_new`: the file's descriptor."""
 

@@ -93,6 +93,17 @@ class BufferedSocket(AssociationSocket):
             OSError: The connection is broken.
         """
         self._make_room()
+        if native is not None and self._is_plain:
+            n_bytes, is_woken = native.fill(
+                self._fd, self._wake_fd, self._buffer, self._end, MUCH_BYTES, PATIENCE_MS
+            )
+            if is_woken:
+                self.wake.clear()
+            self._end += max(0, n_bytes)
+            return None if n_bytes < 0 else n_bytes
+        return self._fill()
+
+    def _fill(self) -> int | None:
         n_bytes = self._receive()
         if n_bytes is None and self.wait(PATIENCE_MS):
             n_bytes = self._receive()
@@ -105,12 +116,17 @@ class BufferedSocket(AssociationSocket):
     @property
     def may_pour(self) -> bool:
         """Whether data can go from here into a file by themselves."""
+        return native is not None and self._is_plain and self._start == self._end
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether its file descriptor is all there is to it, and known."""
+        sock = self.socket
         return (
-            native is not None
-            and self.socket is not None
-            and self._start == self._end
+            sock is not None
+            and not isinstance(sock, ssl.SSLSocket)
             and self._wake_fd >= 0
-            and not isinstance(self.socket, ssl.SSLSocket)
+            and sock.fileno() == self._fd
         )
 
     def pour(self, sink: Sink, context_id: int, position: Position) -> Poured:
@@ -199,6 +215,9 @@ class BufferedSocket(AssociationSocket):
         return self._fd in found
 
     def _make_room(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+            return
         rest = bytes(self.unread)
         self._start, self._end = 0, len(rest)
         self._buffer[: self._end] = rest

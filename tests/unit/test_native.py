@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,35 @@ def test_what_makes_no_sense_is_refused() -> None:
         native.stride(b"", 0, -1, 1, tuple(range(17)), 0, 1, 1, {})
     with pytest.raises(ValueError, match="pieces"):
         native.write_new("/nowhere", [b""] * 1001, False)
+
+
+@needs_native
+def test_a_buffer_gets_what_is_there_and_waits_for_the_first_byte() -> None:
+    assert native is not None
+    ours, theirs = socket.socketpair()
+    buffer, wake = memoryview(bytearray(10)), os.eventfd(0)
+    try:
+        fds = ours.fileno(), wake
+        assert native.fill(*fds, buffer, 0, 4, 0) == (-1, False)
+        later = threading.Timer(0.05, theirs.sendall, (b"abc",))
+        later.start()
+        assert native.fill(*fds, buffer, 2, 4, 5000) == (3, False)
+        assert bytes(buffer[2:5]) == b"abc"
+        theirs.sendall(b"0123456789")
+        assert native.fill(*fds, buffer, 6, 4, 5000) == (4, False)
+        assert native.fill(*fds, buffer, 0, 4, 5000) == (6, False)
+        os.eventfd_write(wake, 1)
+        assert native.fill(*fds, buffer, 0, 4, 5000) == (-1, True)
+        theirs.close()
+        assert native.fill(*fds, buffer, 0, 4, 5000) == (0, False)
+        with pytest.raises(ValueError, match="room"):
+            native.fill(*fds, buffer, 10, 4, 0)
+    finally:
+        ours.close()
+        theirs.close()
+        os.close(wake)
+    with pytest.raises(OSError, match="Bad file"):
+        native.fill(*fds, buffer, 0, 4, 0)
 
 
 @needs_native
