@@ -14,7 +14,13 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from pacsor_tasks.errors import LedgerUnavailable, PacsorError, PeerUnavailable, Retryable
+from pacsor_tasks.errors import (
+    LedgerUnavailable,
+    OutOfTurn,
+    PacsorError,
+    PeerUnavailable,
+    Retryable,
+)
 from pacsor_tasks.ledger.peers import OPEN_AT, Peers
 from pacsor_tasks.models import PeerName, PeerState
 
@@ -74,8 +80,8 @@ class LedgerBreaker:
         started = self._clock()
         try:
             done = action()
-        except LedgerUnavailable:
-            raise  # ours, met while the peer was at it: no strike of the peer's
+        except (LedgerUnavailable, OutOfTurn):
+            raise  # ours: neither a strike of the peer's nor an answer
         except PeerUnavailable as exc:
             self._failed(peer, str(exc), self._clock() - started)
             raise

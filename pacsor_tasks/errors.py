@@ -4,6 +4,7 @@
     ├── Retryable(retry_after_s)     try again later; the step keeps its place
     │   ├── NotReady                 the peer is well, its answer is not there yet
     │   ├── RateLimited              a limit says when to come back (HTTP 429, our own limiter)
+    │   │   └── OutOfTurn            it is our own: says nothing of the peer we talk to
     │   └── PeerUnavailable          connection, timeout, 5xx, "out of resources"
     │       └── LedgerUnavailable    our own database: says nothing of the peer we talk to
     ├── Permanent                    will fail the same way again: stop and show it to an operator
@@ -52,6 +53,10 @@ class NotReady(Retryable):
 
 class RateLimited(Retryable):
     """A limit, the peer's or ours, asks us to come back later."""
+
+
+class OutOfTurn(RateLimited):
+    """A limit of ours is used up for now: says nothing of the peer."""
 
 
 class PeerUnavailable(Retryable):

@@ -14,7 +14,7 @@ from typing import Protocol
 import redis
 import structlog
 
-from pacsor_tasks.errors import RateLimited
+from pacsor_tasks.errors import OutOfTurn
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class Limiter(Protocol):
     """Holds a rate."""
 
     def wait(self, max_wait_s: float = MAX_SLEEP_S) -> None:
-        """Return when the caller may act; RateLimited when that is later than so many seconds."""
+        """Return when the caller may act; OutOfTurn when that is later than so many seconds."""
 
     def pushback(self, seconds: float) -> None:
         """Nobody acts for so long."""
@@ -107,7 +107,7 @@ class SharedRate:
         """Sleep until this caller's turn.
 
         Raises:
-            RateLimited: The turn is more than `max_wait_s` away; nothing was reserved.
+            OutOfTurn: The turn is more than `max_wait_s` away; nothing was reserved.
         """
         try:
             while (wait_s := self._turn(max_wait_s)) > 0:
@@ -124,7 +124,7 @@ class SharedRate:
         granted, wait_ms = self._reserve(keys=self._keys, args=args)
         wait_s = float(wait_ms) / 1000
         if not granted:
-            raise RateLimited(f"the limit {self._name} is used up", wait_s)
+            raise OutOfTurn(f"the limit {self._name} is used up", wait_s)
         return wait_s
 
     def pushback(self, seconds: float) -> None:
@@ -160,7 +160,7 @@ class SharedPause:
         """Return at once, or when the pause is over.
 
         Raises:
-            RateLimited: It is longer than `max_wait_s`.
+            OutOfTurn: It is longer than `max_wait_s`.
         """
         try:
             wait_s = float(self._blocked(keys=self._keys)) / 1000
@@ -171,7 +171,7 @@ class SharedPause:
             return
         wait_s *= random.uniform(1.0, 1.2)  # noqa: S311 - or all would start again at once
         if wait_s > max_wait_s:
-            raise RateLimited(f"{self._name} is paused, as its peer asked", wait_s)
+            raise OutOfTurn(f"{self._name} is paused, as its peer asked", wait_s)
         self._sleep(wait_s)
 
     def pushback(self, seconds: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pacsor_tasks.core_api import Outcome
-from pacsor_tasks.errors import ConfigError, RateLimited, Retryable
+from pacsor_tasks.errors import ConfigError, OutOfTurn, RateLimited, Retryable
 from pacsor_tasks.ledger.line import IMAGES
 from pacsor_tasks.limits import Limiter, Unlimited
 from pacsor_tasks.models import Delivery, DeliveryState, Run
@@ -60,15 +60,11 @@ def paced(
     limit = ports.limits.get(destination, Unlimited())
     try:
         return send(_Turns(limit).take)
-    except _OutOfTurn as exc:
+    except OutOfTurn as exc:
         return Wait(exc.retry_after_s or 1.0, str(exc))
     except RateLimited as exc:
         limit.pushback(exc.retry_after_s or 1.0)
         raise
-
-
-class _OutOfTurn(RateLimited):
-    """Our own limit is used up for now."""
 
 
 class _Turns:
@@ -90,7 +86,7 @@ class _Turns:
         try:
             self._limit.wait()
         except RateLimited as exc:
-            raise _OutOfTurn(str(exc), exc.retry_after_s) from exc
+            raise OutOfTurn(str(exc), exc.retry_after_s) from exc
 
 
 def nothing_to_tell(delivery: Delivery, ports: Ports) -> Wait | Ended | None:
