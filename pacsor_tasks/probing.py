@@ -10,6 +10,10 @@ from pacsor_tasks.ports import Ports
 
 log = structlog.get_logger(__name__)
 
+#: Probes of this process that have not come back. A peer gets no second one: a folder or a package
+#: that hangs would cost a thread each time.
+_under_way: set[PeerName] = set()
+
 
 def start_probes(ports: Ports) -> int:
     """Start the probes that are due, each aside: a peer that keeps silent must not hold the sweep.
@@ -18,9 +22,18 @@ def start_probes(ports: Ports) -> int:
         How many were started.
     """
     due = ports.ledger.peers.take_probes()
-    for peer in due:
-        ports.aside(lambda peer=peer: probe(peer, ports))  # type: ignore[misc] # mypy infers no lambda default
-    return len(due)
+    started = [peer for peer in due if peer not in _under_way]
+    for peer in started:
+        _under_way.add(peer)
+        ports.aside(lambda peer=peer: _probe(peer, ports))  # type: ignore[misc] # mypy infers no lambda default
+    return len(started)
+
+
+def _probe(peer: PeerName, ports: Ports) -> None:
+    try:
+        probe(peer, ports)
+    finally:
+        _under_way.discard(peer)
 
 
 def probe(peer: PeerName, ports: Ports) -> None:

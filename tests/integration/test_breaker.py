@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +15,16 @@ from pacsor_tasks.breaker import LedgerBreaker, PeerPaused
 from pacsor_tasks.errors import (
     BadResponse,
     LedgerUnavailable,
+    OutOfTurn,
     PeerUnavailable,
     RateLimited,
     Rejected,
 )
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.models import PeerKind, PeerName, PeerState
+from pacsor_tasks.probing import start_probes
 from tests.conftest import Clock
+from tests.support.bench import Bench
 
 PEER = PeerName(PeerKind.DESTINATION, "storescu")
 OTHER = PeerName(PeerKind.DESTINATION, "storescu-2")
@@ -119,6 +125,21 @@ def test_what_is_no_word_of_the_peer_changes_nothing(
     assert state(ledger) is PeerState.OPEN
 
 
+def test_that_our_own_limit_was_used_up_is_no_answer_of_the_peers(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
+):
+    def out_of_turn() -> None:
+        raise OutOfTurn("the limit upload:core is used up", 5)
+
+    refuse(breaker, away(watch), 3)
+    clock.tick(5)
+    ledger.peers.take_probes()
+    ledger.peers.probed(PEER, None)
+    with pytest.raises(OutOfTurn):
+        breaker.call(PEER, out_of_turn)
+    assert state(ledger) is PeerState.TRIAL
+
+
 def test_a_probe_that_gets_through_puts_the_peer_on_trial_and_a_success_closes(
     ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock
 ):
@@ -157,6 +178,36 @@ def test_a_probe_whose_process_died_is_made_again(
     assert ledger.peers.take_probes() == [PEER]
     clock.tick(31)
     assert ledger.peers.take_probes() == [PEER]
+
+
+def test_a_probe_that_hangs_costs_one_thread_and_no_more(
+    ledger: Ledger, breaker: LedgerBreaker, watch: Stopwatch, clock: Clock, tmp_path: Path
+):
+    let_go, asked, threads = threading.Event(), threading.Semaphore(0), list[threading.Thread]()
+
+    def hang() -> None:
+        asked.release()
+        assert let_go.wait(60)
+
+    def aside(do: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=do))
+        threads[-1].start()
+
+    ports = replace(Bench(tmp_path, ledger).ports, probes={PEER: hang}, aside=aside)
+    refuse(breaker, away(watch), 3)
+    try:
+        for started in (1, 0, 0):
+            clock.tick(31)
+            assert start_probes(ports) == started
+        assert asked.acquire(timeout=60)
+    finally:
+        let_go.set()
+        threads[0].join(60)
+    assert state(ledger) is PeerState.TRIAL
+    refuse(breaker, away(watch), 1)
+    clock.tick(61)
+    assert start_probes(ports) == 1
+    threads[1].join(60)
 
 
 def test_a_try_from_before_that_fails_late_does_not_put_the_probe_off(
