@@ -36,6 +36,8 @@ LEFTOVER_S = 86400.0
 BLOCK_BYTES = 1 << 20
 #: Never by trying again: the path itself is refused.
 _FOR_GOOD = {errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
+#: A file system that does not know what it is asked.
+_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,7 @@ def _put(folder: Folder, filing: Filing, item: StoreItem, tally: Tally) -> None:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    fsync_dir(target.parent)
+    _sync_names(target.parent)
     tally.settle(item, 0, "written")
 
 
@@ -159,7 +161,7 @@ def _prepare(folder: Folder) -> None:
     partial.mkdir(exist_ok=True)
     oldest = time.time() - LEFTOVER_S
     for left in partial.iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # gone, or another's: no reason to write nothing
             if left.stat().st_mtime < oldest:
                 left.unlink()
 
@@ -170,7 +172,15 @@ def _make_directories(folder: Folder, directory: Path) -> None:
     missing = [p for p in missing[: missing.index(folder.path)] if not p.is_dir()]
     for made in reversed(missing):
         made.mkdir(exist_ok=True)
-        fsync_dir(made.parent)
+        _sync_names(made.parent)
+
+
+def _sync_names(directory: Path) -> None:
+    try:
+        fsync_dir(directory)
+    except OSError as exc:
+        if exc.errno not in _UNKNOWN:  # network shares that cannot, or need not, do this
+            raise
 
 
 def _translated(folder: Folder, exc: OSError, tally: Tally | None = None) -> PacsorError:

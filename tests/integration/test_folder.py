@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import stat
 import subprocess
 import sys
 import threading
@@ -179,6 +181,31 @@ def test_what_a_dead_process_left_is_cleared_away(tmp_path: Path, folder: Folder
     os.utime(partial / "old.dcm", (yesterday, yesterday))
     store(folder, FILING, items_in(tmp_path, 1), Answers())
     assert [p.name for p in partial.iterdir()] == ["new.dcm"]
+
+
+def test_a_share_that_cannot_sync_names_is_one_all_the_same(
+    tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
+):
+    fsync = os.fsync
+
+    def of_a_share(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", of_a_share)
+    answers = Answers()
+    store(folder, FILING, items_in(tmp_path), answers)
+    assert answers.statuses == [0, 0]
+
+
+def test_a_leftover_that_cannot_be_removed_holds_up_nothing(tmp_path: Path, folder: Folder):
+    stuck = folder.path / PARTIAL / "a-directory-of-somebody"
+    stuck.mkdir(parents=True)
+    os.utime(stuck, (time.time() - 90000,) * 2)
+    answers = Answers()
+    store(folder, FILING, items_in(tmp_path, 1), answers)
+    assert answers.statuses == [0]
 
 
 def test_its_rate_is_kept(tmp_path: Path, folder: Folder):
