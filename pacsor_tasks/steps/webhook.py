@@ -59,7 +59,7 @@ def event_of(delivery: Delivery, to: Webhook, ports: Ports) -> dict[str, Any]:
     run = ports.ledger.runs.get(delivery.run_id)
     if run is None:
         raise NotFound(f"run {delivery.run_id} is not in the ledger")
-    outcomes = ports.ledger.deliveries.outcomes(run.id)
+    outcomes, wanted = ports.ledger.deliveries.outcomes(run.id), delivery.selection.commands
     event: dict[str, Any] = {
         "version": VERSION,
         "event": RESULTS,
@@ -68,7 +68,11 @@ def event_of(delivery: Delivery, to: Webhook, ports: Ports) -> dict[str, Any]:
         "core": run.core,
         "run_id": run.id,
         "run_created_at": iso(run.created_at),
-        "commands": [{"name": name, "outcome": outcome} for name, (outcome, _) in outcomes.items()],
+        "commands": [
+            {"name": name, "outcome": outcome}
+            for name, (outcome, _) in outcomes.items()
+            if not wanted or name in wanted
+        ],
         "results": [
             {
                 "command": result.command,

@@ -383,6 +383,22 @@ def test_an_event_says_what_there_is_and_nothing_of_the_patient(
         assert told not in call.body.decode()
 
 
+def test_an_event_on_some_commands_says_nothing_of_the_others(
+    sqlite_ledger: Ledger, tmp_path: Path
+):
+    with answering(Reply()) as server:
+        bench = Bench(
+            tmp_path, sqlite_ledger, others={"webhooks": {"webhook": hook(server.url)}},
+            commands=("smarturgences", "smartxpert"),
+            selections={"webhook": Selection(commands=("smartxpert",))},
+        )  # fmt: skip
+        run = with_results(bench, smarturgences=[SC], smartxpert=[SC])
+        assert deliver(bench, run, "webhook").state is DeliveryState.DELIVERED
+        event = json.loads(server.calls[0].body)
+    assert event["commands"] == [{"name": "smartxpert", "outcome": "done"}]
+    assert [result["command"] for result in event["results"]] == ["smartxpert"]
+
+
 def test_patient_data_is_told_where_that_is_asked_for(sqlite_ledger: Ledger, tmp_path: Path):
     with answering(Reply()) as server:
         to = hook(server.url, include=("patient_id", "accession_number"))
