@@ -57,6 +57,10 @@ class Target:
     #: by destination, for those that do not get everything
     selections: Mapping[str, Selection] = field(default_factory=dict)
 
+    def selection_of(self, destination: str) -> str | None:
+        """What a destination gets, as the ledger keeps it."""
+        return self.selections.get(destination, EVERYTHING).to_json()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaunch:
@@ -227,7 +231,7 @@ class Intake(Store):
                 "lease_until": 0, "due_at": None, "waiting_for": "the results", "attempts": 0,
                 "active_since": None, "enqueued_at": 0, "finished_at": None, "sent": 0, "total": 0,
                 "control_id": None, "error": None,
-                "selection": new.target.selections.get(name, EVERYTHING).to_json(),
+                "selection": new.target.selection_of(name),
             }
             for name, kind in new.target.destinations
         ]  # fmt: skip

@@ -221,10 +221,11 @@ class Relaunches(Intake):
             t.run.c.only_destination == only if only else t.run.c.only_destination.is_(None),
         )
         of, to = t.run_instance.c, t.delivery.c
+        wanted = {(name, new.target.selection_of(name)) for name, _ in new.target.destinations}
         for run_id in c.execute(query).scalars().all():
             same = set(c.execute(select(of.instance_id).where(of.run_id == run_id)).scalars())
-            names = set(c.execute(select(to.destination).where(to.run_id == run_id)).scalars())
-            if same == set(new.fates) and names == {name for name, _ in new.target.destinations}:
+            rows = c.execute(select(to.destination, to.selection).where(to.run_id == run_id))
+            if same == set(new.fates) and {(r.destination, r.selection) for r in rows} == wanted:
                 return str(run_id)
         return None
 

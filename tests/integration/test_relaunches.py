@@ -12,7 +12,7 @@ from pacsor_tasks import relaunching
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import Choice, Ledger, Relaunch
-from pacsor_tasks.models import DeliveryState, InstanceOutcome, Run, RunState, Step
+from pacsor_tasks.models import DeliveryState, InstanceOutcome, Run, RunState, Selection, Step
 from pacsor_tasks.ports import Ports, Ris
 from pacsor_tasks.steps.cleanup import cleanup
 from pacsor_tasks.steps.download import download
@@ -257,6 +257,21 @@ def test_the_same_relaunch_asked_for_twice_is_made_once(site: Site):
     site.do(existing(site.ledger, one[0]), filter_instances)
     assert site.relaunch(first.study_uid) != one
     assert existing(site.ledger, one[0]).state is RunState.CANCELLED
+
+
+def test_a_relaunch_that_has_not_begun_makes_way_for_one_by_other_conditions(site: Site):
+    first = site.done()
+    one = site.relaunch(first.study_uid)
+    (target,) = site.ports.targets
+    only_sr = Selection(sop_classes=("1.2.840.10008.5.1.4.1.1.88.33",))
+    changed = replace(target, selections={"storescu-2": only_sr})
+    site.ports = replace(site.ports, targets=[changed])
+    two = site.relaunch(first.study_uid)
+    assert two != one
+    assert existing(site.ledger, one[0]).state is RunState.CANCELLED
+    found = {d.destination: d.selection for d in site.ledger.deliveries.of_run(two[0])}
+    assert found["storescu-2"] == only_sr
+    assert site.relaunch(first.study_uid) == two
 
 
 def test_by_the_same_key_a_relaunch_is_made_once_however_late(site: Site):
