@@ -189,6 +189,23 @@ def launch_next(destination: str, ports: Ports, after: str = "") -> None:
         _publish(due, ports)
 
 
+def first_in_line(delivery_id: str, ports: Ports) -> str:
+    """What a queue's message about a delivery is good for: before a RIS whatever goes first.
+
+    Who is turned away gets a new message, at the end of the queue. Were each message good for its
+    own delivery only, the first in line would wait there behind everybody else's work, and for its
+    sake all that come out of the queue meanwhile would be turned away, one by one.
+    """
+    destination = delivery_id.partition(":")[2]
+    if destination not in ports.ris:
+        return delivery_id
+    due = _due(destination, 1, -math.inf, ports)
+    if not due or due[0].delivery_id == delivery_id:
+        return delivery_id
+    ports.ledger.deliveries.let_go_first(delivery_id)
+    return due[0].delivery_id
+
+
 def _deliveries(ports: Ports, swept: Swept) -> None:
     stale_s = _stale(ports, "deliver")
     for destination in ports.ledger.peers.destinations():

@@ -192,8 +192,9 @@ def _asking_the_core(action: RunStep) -> RunStep:
 
 def _deliver(delivery_id: str, action: DeliveryStep) -> None:
     ports = wiring.ports()
-    run_id, _, destination = delivery_id.partition(":")
     with _deferred():
+        delivery_id = reconcile.first_in_line(delivery_id, ports)
+        run_id, _, destination = delivery_id.partition(":")
         if guard.deliver(
             ports.ledger,
             ports.retry,

@@ -182,7 +182,7 @@ class Deliveries(line.Messages):
         """Unfinished deliveries past their due time whose message is not under way.
 
         Args:
-            stale_s: A message published longer ago counts as lost; `inf`: none does.
+            stale_s: A message published longer ago counts as lost; `inf`: none does; `-inf`: all.
             limit: At most so many, the longest due first.
             destination: Only those of this one.
             in_line: The oldest run's first, as a RIS gets them.

@@ -50,6 +50,12 @@ class Messages(Store):
         with self.write() as c:
             c.execute(update(t.delivery).where(t.delivery.c.id == delivery_id).values(sent=1))
 
+    def let_go_first(self, delivery_id: str) -> None:
+        """Its message from the queue went to an older one: it needs another."""
+        mine = and_(t.delivery.c.id == delivery_id, t.delivery.c.state.in_(OPEN))
+        with self.write(lasting=False) as c:
+            c.execute(update(t.delivery).where(mine).values(enqueued_at=0))
+
     def wake_after_images(self, run_id: str) -> None:
         """Make a run's messages due that waited for its images, if none is under way any more."""
         now = self.clock()

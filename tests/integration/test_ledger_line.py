@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pacsor_tasks.ledger import Bounds, Ledger
@@ -142,3 +144,19 @@ def test_a_later_message_about_a_study_looks_again_soon_whatever_the_earlier_wai
     ledger.verbs.skip_delivery(first, "ada", "wrong")
     clock.tick(12)
     finish(ledger, second)
+
+
+def test_the_first_in_line_is_found_whether_its_message_is_under_way_or_not(
+    ledger: Ledger, clock: Clock
+) -> None:
+    first, second = (message(ledger, clock, n) for n in (1, 2))
+    assert claim(ledger, second) is None
+
+    def due(stale_s: float) -> list[str]:
+        found = ledger.deliveries.due(stale_s=stale_s, limit=1, destination="hl7", in_line=True)
+        return [d.delivery_id for d in found]
+
+    assert due(math.inf) == [second]  # whose message came to nothing
+    assert due(-math.inf) == [first]
+    ledger.deliveries.let_go_first(first)
+    assert due(math.inf) == [first]

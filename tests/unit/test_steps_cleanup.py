@@ -261,6 +261,30 @@ def test_a_message_that_was_turned_away_is_not_published_again_at_once(
     assert published == []
 
 
+def test_a_message_from_the_queue_is_good_for_whoever_is_first_in_line(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock, published: list[tuple[object, ...]]
+) -> None:
+    ris = Ris(name="hl7", host="127.0.0.1", port=9, timeout_s=1)
+    bench = Bench(tmp_path, sqlite_ledger, ris={"hl7": ris})
+    ids = []
+    for n in range(3):
+        clock.tick(1)
+        run = add_run(sqlite_ledger, f"t{n}", study_uid=f"{STUDY}.{n}")
+        bring_to(sqlite_ledger, run, Step.DELIVER)
+        ids.append(f"{run.id}:hl7")
+    first, second, third = ids
+    # fan_out has published all three, and the first one's message is far behind in the queue
+    assert reconcile.first_in_line(third, bench.ports) == first
+    held = sqlite_ledger.deliveries.claim(first, "w", 10, Bounds(slots=1))
+    assert held is not None
+    assert reconcile.first_in_line(second, bench.ports) == second
+    sqlite_ledger.deliveries.finish(held, DeliveryState.DELIVERED, "AA")
+    reconcile.launch_next("hl7", bench.ports, after=first)
+    assert [call[1] for call in published] == [third]  # whose message was used up
+    assert reconcile.first_in_line(first, bench.ports) == second
+    assert reconcile.first_in_line(f"{run.id}:storescu", bench.ports) == f"{run.id}:storescu"
+
+
 def test_messages_of_runs_that_nobody_knows_any_more_go_by_the_same_rule(
     sqlite_ledger: Ledger, tmp_path: Path, clock: Clock
 ):
