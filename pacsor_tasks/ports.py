@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pacsor_tasks.asides import Asides
 from pacsor_tasks.breaker import Breaker, NoBreaker
 from pacsor_tasks.core_api import CoreClient, GivesFindings
 from pacsor_tasks.dicom.rules import FilterRule
@@ -138,6 +139,8 @@ class Ports:
     probes: Mapping[PeerName, Callable[[], None]] = field(default_factory=dict)
     #: does something without holding the caller
     aside: Callable[[Callable[[], None]], None] = field(default=lambda do: do())
+    #: what is asked of a peer while another's line waits
+    asides: Asides = field(default_factory=Asides)
     #: deliveries to one destination at once, over all workers; 0: any number
     destination_slots: int = 0
     #: connections to the RISs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pacsor_tasks.asides import Late
 from pacsor_tasks.core_api import CommandForbidden, UnknownStudy
 from pacsor_tasks.errors import ConfigError, NotReady
 from pacsor_tasks.hl7.findings import inference_text
@@ -119,10 +120,17 @@ def _findings(
         return None
     try:
         # The core's own breaker: that the AI is away must not be held against the RIS.
-        found = ports.breaker.call(
-            PeerName(PeerKind.CORE, core.name),
-            lambda: source.findings(run.study_uid, command, content.language.lower()),
+        peer = PeerName(PeerKind.CORE, core.name)
+        found = ports.asides.ask(
+            str(peer),
+            (run.id, command, content.language),
+            lambda: ports.breaker.call(
+                peer,
+                lambda: source.findings(run.study_uid, command, content.language.lower()),
+            ),
         )
+    except Late:
+        raise  # nobody said that there are none
     except (CommandForbidden, UnknownStudy):
         return None  # the message goes without them: contract §2.5
     except NotReady:

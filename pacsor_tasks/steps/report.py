@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+from pacsor_tasks.asides import Late
 from pacsor_tasks.core_api import UnknownStudy
 from pacsor_tasks.errors import BadResponse, NotFound, NotReady, Rejected
 from pacsor_tasks.hl7.metadata import StudyMetadata, metadata_from, read_study_metadata
@@ -44,7 +45,13 @@ def report_for(
         return None
     peer = PeerName(PeerKind.CORE, core.name) if core.is_reporting else TECHCARE
     try:
-        return ports.breaker.call(peer, lambda: source.report(run.study_uid))
+        return ports.asides.ask(
+            str(peer),
+            (run.id, "report"),
+            lambda: ports.breaker.call(peer, lambda: source.report(run.study_uid)),
+        )
+    except Late:
+        raise
     except NotReady:
         if waited_s() < content.results_timeout_s:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from pacsor_tasks import guard
+from pacsor_tasks.asides import Asides
 from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.errors import NotReady
 from pacsor_tasks.ledger import Ledger
@@ -25,7 +27,7 @@ from simulators.pacs import PacsSimulator
 from simulators.ris import RisSimulator
 from tests.conftest import Clock
 from tests.support.bench import Bench
-from tests.support.net import free_port
+from tests.support.net import free_port, wait_until
 
 
 @pytest.fixture
@@ -58,9 +60,9 @@ def ris_at(port: int) -> Ris:
     return Ris(name="hl7", host="127.0.0.1", port=port, timeout_s=1)
 
 
-def with_results(bench: Bench, n: int = 3) -> Run:
+def with_results(bench: Bench, n: int = 3, token: str = "t1") -> Run:
     """A run whose results wait for their deliveries."""
-    run = bench.at(bench.run(1), Step.DOWNLOAD)
+    run = bench.at(bench.run(1, token), Step.DOWNLOAD)
     bench.api.results_by_command["smarturgences"] = [bench.results(run.study_uid, n)]
     run = bench.do(run, download)
     return bench.at(run, Step.DELIVER)
@@ -263,6 +265,36 @@ def test_findings_that_run_are_waited_for_so_long_and_no_longer(
     assert found.state is DeliveryState.DELIVERED
     assert 600 <= clock() - began < 640
     assert len(messages(ris)) == 1
+
+
+def test_a_silent_core_holds_up_its_own_message_and_no_other(
+    sqlite_ledger: Ledger, tmp_path: Path, clock: Clock, ris: RisSimulator
+):
+    bench = hl7_bench(tmp_path, sqlite_ledger, ris.port, [findings()])
+    bench.ports = dataclasses.replace(bench.ports, asides=Asides(patience_s=0.2))
+    let_go, ask, asked = threading.Event(), bench.api.findings, list[str]()
+
+    def silent(study_uid: str, command: str, language: str | None = None) -> Any:
+        asked.append(study_uid)
+        assert let_go.wait(60)
+        return ask(study_uid, command, language)
+
+    bench.api.findings = silent  # type: ignore[method-assign]
+    runs = [with_results(bench)]
+    clock.tick(1)
+    runs.append(with_results(bench, token="t2"))
+    for run in runs:
+        waiting = deliver(bench, run, "hl7")
+        assert (waiting.state, waiting.error) == (DeliveryState.PENDING, None)
+        assert waiting.waiting_for == "the AI's JSON results"
+    assert asked == [runs[0].study_uid]  # the second did not wait for it at all
+    let_go.set()
+    for run in runs:
+        wait_until(
+            lambda run=run: later(bench, clock, run, "hl7").state is DeliveryState.DELIVERED  # type: ignore[misc]
+        )
+    assert asked == [run.study_uid for run in runs]
+    assert len(messages(ris)) == 2
 
 
 def test_waiting_for_findings_does_not_use_up_the_tries_at_the_ris(
