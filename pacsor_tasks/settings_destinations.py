@@ -26,6 +26,7 @@ from pacsor_tasks.settings_types import (
     Url,
     comma_list,
     lines,
+    without_secrets,
 )
 
 #: What FOLDER_LAYOUT may name.
@@ -79,7 +80,7 @@ def callback_url(text: str) -> str:
     except ValueError:
         usable = False
     if not usable or split.username or split.fragment or not text.isascii() or " " in text:
-        raise ValueError(f"{text.partition('?')[0]!r} is not an http(s) URL to post to")
+        raise ValueError(f"{without_secrets(text)!r} is not an http(s) URL to post to")
     return text
 
 

@@ -38,8 +38,13 @@ NODE = re.compile(r"([^@\\]{1,16})@(\[[0-9A-Fa-f:.%]+\]|[^:@\s\[\]]+):([0-9]{1,5
 
 def _url(value: str) -> str:
     if not URL.match(value):
-        raise ValueError(f"{value!r} is not an http(s) URL")
+        raise ValueError(f"{without_secrets(value)!r} is not an http(s) URL")
     return value.rstrip("/")
+
+
+def without_secrets(url: str) -> str:
+    """What was given as a URL, for a message: without user, password and parameters."""
+    return re.sub(r"^([^/]*//|)[^/]*@", r"\1", url.partition("?")[0])
 
 
 def _url_if_any(value: str) -> str:

@@ -37,12 +37,17 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 
 def mask_url(url: str) -> str:
-    """A URL without its user, password and password parameters."""
+    """A URL without its user, password and password parameters; of one for HTTP, no parameters.
+
+    Those of callbacks and webhooks are other people's, and one may be a key.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
     if "@" in rest:
         rest = f"{MASK}@{rest.rpartition('@')[2]}"
+    if scheme.lower() in {"http", "https"} and "?" in rest:
+        return f"{scheme}{separator}{rest.partition('?')[0]}?{MASK}"
     return scheme + separator + _PASSWORD_PARAMETER.sub(rf"\1{MASK}", rest)
 
 

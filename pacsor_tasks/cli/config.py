@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pacsor_tasks.admin.config_view import masked
+from pacsor_tasks.admin.config_view import mask_url, masked
 from pacsor_tasks.cli.common import load_settings, make_console
 from pacsor_tasks.cli.explaining import default_of, meaning, origins, without_effect
 from pacsor_tasks.core_plugins import is_secret
@@ -38,7 +38,7 @@ def config(names: tuple[str, ...], as_json: bool, explain: bool) -> None:
     settings = load_settings()
     shown = masked(settings)
     shown["numbered"] = {
-        name: MASK if _is_secret(name) else value
+        name: MASK if _is_secret(name) else ",".join(map(mask_url, value.split(",")))
         for name, value in sorted(settings.NUMBERED.items())
     }
     shown["sources"] = sources(settings, os.environ, DOTENV)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
 
 
 class FilterRule(BaseModel):
@@ -36,6 +36,10 @@ class FilterRule(BaseModel):
                 )
             return tuple(int(part, 16) for part in parts)
         return value
+
+    @field_serializer("tag")
+    def _as_written(self, value: tuple[int, int]) -> dict[str, str]:
+        return {"group": f"{value[0]:04X}", "element": f"{value[1]:04X}"}
 
     @field_validator("pattern")
     @classmethod

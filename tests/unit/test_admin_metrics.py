@@ -107,6 +107,7 @@ def test_the_shown_settings_hold_no_secret() -> None:
         ("redis://u:p@ss@h/0", "redis://***@h/0"),
         ("sqlite:////data/ledger.sqlite3", "sqlite:////data/ledger.sqlite3"),
         ("postgresql://h/db?sslmode=require&password=x", "postgresql://h/db?sslmode=require&password=***"),
+        ("https://u:p@hooks.example/x?key=abc&y=1", "https://***@hooks.example/x?***"),
     ],
 )  # fmt: skip
 def test_urls_lose_who_and_how(url: str, shown: str) -> None:

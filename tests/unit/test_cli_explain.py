@@ -108,3 +108,17 @@ def test_it_is_there_for_programs_too(site: Path):
     assert found["PORT"]["value"] == 1041
     assert found["PORT"]["from"] == ".env, line 8"
     assert "secret" not in done.output
+
+
+def test_filters_are_shown_as_they_are_written_and_urls_of_others_without_their_keys(site: Path):
+    rules = [{"tag": {"group": "0008", "element": "103E"}, "pattern": "^x", "should_match": True}]
+    with (site / ".env").open("a") as file:
+        file.write(f"DICOM_FILTERS='{json.dumps(rules)}'\nDICOM_FILTERS_1='{json.dumps(rules)}'\n")
+        file.write("CALLBACK_URLS_1=http://storescu:8000,https://peer.example/x?key=key-2\n")
+    for options in (["--explain"], []):
+        done = CliRunner().invoke(cli, ["config", *options], env={"COLUMNS": "400"})
+        assert done.exit_code == 0, done.output
+        assert done.output.count('"tag": {"group": "0008", "element": "103E"}') >= 2
+        assert "key-" not in done.output
+    shown = CliRunner().invoke(cli, ["config", "CALLBACK_URLS_1"]).output
+    assert "CALLBACK_URLS_1 = http://storescu:8000,https://peer.example/x?***\n" in shown

@@ -230,6 +230,9 @@ def test_no_secret_is_repeated():
         settings(WEBHOOK_SECRET=secret)
     assert "WEBHOOK_SECRET" in str(caught.value)
     assert secret not in str(caught.value).removeprefix("WEBHOOK_SECRET")
+    for name in ("API_URL", "STOW_URL", "WEBHOOK_URL", "CALLBACK_URLS", "TCR_API_URL"):
+        with pytest.raises(ConfigError, match=f"{name}: 'https://peer.example/x' is not an http"):
+            settings(**{name: "https://me:hidden@peer.example/x?key=hidden"})
     found = settings(
         DESTINATIONS="stow,webhook", STOW_URL="https://a", STOW_TOKEN="hidden-1",
         WEBHOOK_URL="https://b", WEBHOOK_SECRET="hidden-2-hidden-2",
