@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from pacsor_tasks.environment import ALIASES, IGNORED, NUMBERED, REMOVED, normalise
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.migration.conf import ConfFile, conf_files
+from pacsor_tasks.migration.conf import FILTER_CFG, ConfFile, conf_files
 from pacsor_tasks.migration.config_file import is_true
 from pacsor_tasks.migration.filters import repaired
-from pacsor_tasks.migration.install import Install
+from pacsor_tasks.migration.install import ENV_PREFIX, Install
 from pacsor_tasks.settings import Settings, load
 from pacsor_tasks.settings_types import comma_list
 
@@ -88,13 +88,14 @@ def make_plan(install: Install, read_profile: ReadProfile) -> Plan:
     plan = Plan(install)
     _take_values(plan)
     _take_forgotten(plan)
-    for step in (_filters, _callbacks, _cores, _techcare, _webps, _local_service):
+    for step in (_client, _filters, _callbacks, _cores, _techcare, _webps, _local_service):
         step(plan)
     config = plan.values.get("CONFIG_PROFILE", "WithSC")
     for file in conf_files(install.conf, lambda path: read_profile(path, config), plan.values):
         plan.files.append(file)
         if file.note:
-            plan.say(Kind.LOOK if file.is_wrong else Kind.CHANGED, f"conf/{file.name}", file.note)
+            is_mended = file.name == FILTER_CFG and not file.is_wrong
+            plan.say(Kind.CHANGED if is_mended else Kind.LOOK, f"conf/{file.name}", file.note)
     taken = {file.name for file in plan.files}
     for path in sorted(install.conf.iterdir()) if install.conf else ():
         if path.name not in taken:
@@ -132,7 +133,8 @@ def _by_todays_names(plan: Plan, written: Mapping[str, str]) -> dict[str, str]:
     for warning in old_names:
         name = warning.partition(" ")[0]
         kind = Kind.DROPPED if name in REMOVED else Kind.CHANGED
-        plan.say(kind, name, warning.removeprefix(f"{name} "))
+        said = warning.removeprefix(f"{name} ").replace("is an old name: write", "is now called")
+        plan.say(kind, name, said)
     return values
 
 
@@ -154,6 +156,19 @@ def _reading(name: str, value: str) -> object:
     if name == "DICOM_FILTERS":
         return name  # `_filters` looks at both
     return sorted(comma_list(value)) if "," in value else value
+
+
+def _client(plan: Plan) -> None:
+    """The client's name, which PACSOR's wizard keeps to itself and ours asks for."""
+    if "CLIENT_NAME" in plan.values:
+        return
+    env, config = plan.install.env, plan.install.config
+    name = config.text.values.get("CLIENT_NAME") if config else None
+    file = env.path.resolve().name if env else ""
+    if name is None and file.startswith(ENV_PREFIX):
+        name = file.removeprefix(ENV_PREFIX)
+    if name:
+        plan.change("CLIENT_NAME", name, "named so by PACSOR's files; for `pacsor setup`")
 
 
 def _filters(plan: Plan) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pacsor_tasks.cli import cli
-from pacsor_tasks.env_file import read
+from pacsor_tasks.env_file import parse, read
 from pacsor_tasks.errors import PacsorError
 from pacsor_tasks.migration import Plan, find, make_plan, report
 from pacsor_tasks.settings import Settings, load_with_warnings
@@ -94,7 +94,8 @@ def test_2_8_has_its_messages_and_the_reports_that_the_wizard_forgot(tmp_path: P
     assert values["COMPOSE_PROFILES"] == "webps"
     assert values["CALLBACK_URLS"] == "http://storescu:8000,http://hl7:8000"
     assert "SITE_NOTE: nobody knows it" in done.output
-    assert "conf/old.py: not in use, and would be refused" in done.output
+    assert "conf/old.py: not in use, and would be refused" in done.output.partition("look at")[2]
+    assert "INCLUDEREPORT: is now called INCLUDE_TECHCARE_REPORT" in done.output
     assert "conf/README.txt: means nothing here" in done.output
     assert "USE_PREDICTION_ID: no longer exists" in done.output
     assert not set(values) & {"SITE_NOTE", "USE_PREDICTION_ID", "WORKERS", "PUBSUBOR_URL"}
@@ -105,6 +106,17 @@ def test_2_11_has_its_filters_though_the_wizards_file_is_damaged(tmp_path: Path)
     patterns = [rule.pattern for rule in settings_of(tmp_path / "ours").DICOM_FILTERS]
     assert patterns == ["^(CR|DX)$", "^TEST"]
     assert list(settings_of(tmp_path / "ours").cores) == ["core"]
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_the_clients_name_comes_along(tmp_path: Path, has_config: bool):
+    install = pacsor_2_11(tmp_path / "pacsor")
+    if not has_config:
+        next((install / "scripts").iterdir()).unlink()
+    migrated(install, tmp_path / "ours")
+    written = parse((tmp_path / "ours" / ".env").read_text()).values
+    assert written["CLIENT_NAME"] == "be.partner.imaging.south.3"
+    assert "COMPOSE_PROJECT_NAME" not in written
 
 
 def test_filters_that_are_damaged_in_env_are_taken_from_an_intact_config(tmp_path: Path):
@@ -248,7 +260,7 @@ def test_one_of_several_clients_has_to_be_chosen(tmp_path: Path):
     (install / "env-files" / ".env.other").write_text("TOKEN=x\n")
     with pytest.raises(PacsorError, match=r"--client: be\.partner\.imaging\.south\.3, other"):
         plan_of(install)
-    assert plan_of(install, "other").values == {"TOKEN": "x"}
+    assert plan_of(install, "other").values == {"TOKEN": "x", "CLIENT_NAME": "other"}
     assert plan_of(install, "be.partner.imaging.south.3").problems == []
     with pytest.raises(PacsorError, match=r"no \.env"):
         plan_of(install, "nobody")
