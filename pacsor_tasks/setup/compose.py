@@ -73,7 +73,7 @@ def with_override(values: Values, name: str, directory: Path) -> dict[str, str]:
         directory: Where the Compose files are.
     """
     others = [n for n in values.get("COMPOSE_FILE", "").split(":") if n and not _OURS.fullmatch(n)]
-    if name and not others:
+    if name and set(others) <= {MAIN, OWN}:
         others = [MAIN, *([OWN] if (directory / OWN).exists() else [])]
     if not name and set(others) <= {MAIN, OWN}:
         others = []

@@ -23,13 +23,14 @@ from pacsor_tasks.setup import compose
 from pacsor_tasks.setup.document import HEADER, rewritten
 from pacsor_tasks.setup.products import COMMON
 from pacsor_tasks.setup.validation import problems
-from pacsor_tasks.setup.values import Values
+from pacsor_tasks.setup.values import Values, changed, project_of
 
 DIRECTORY = "env-files"
 PREFIX = ".env."
 #: The old wizard's files.
 PACSOR = ".config"
 DOTENV = ".env"
+PROJECT = "COMPOSE_PROJECT_NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def save(directory: Path, loaded: Loaded, values: Values, *, is_linked: bool = T
         raise ConfigError("\n".join(wrong))
     client = values["CLIENT_NAME"]
     path = path_for(directory, client)
+    values = _with_project(loaded, values, path)
     override = compose.override(values)
     values = compose.with_override(values, compose.name_of(client) if override else "", directory)
     text = rewritten(loaded.text or HEADER, values)
@@ -114,10 +116,30 @@ def save(directory: Path, loaded: Loaded, values: Values, *, is_linked: bool = T
         raise ConfigError(f"{path} was changed since it was read: load it again")
     write_private(path, text, is_forced=True)
     written = Written(path)
+    before, now = (of.get(PROJECT, "") for of in (loaded.values, values))
+    if loaded.text and before != now:
+        written.notes.append(
+            f"{PROJECT} is {now or 'unset'}, not {before or 'unset'}: to Docker Compose that is"
+            " another gateway, with empty volumes"
+        )
     _write_override(directory, client, override, written)
     if is_linked:
         _link(directory, path, written)
     return written
+
+
+def _with_project(loaded: Loaded, values: Values, path: Path) -> Values:
+    """Without a project's name where none was read: Compose would look for other volumes by it.
+
+    The one that goes with the client's name is PACSOR's own, which may still run beside.
+    """
+    is_copy = loaded.path != path and loaded.path is not None and (
+        loaded.path.name.startswith(PREFIX))  # fmt: skip
+    if loaded.path is None or is_copy or PROJECT in loaded.values:
+        return values
+    if values.get(PROJECT) != project_of(values["CLIENT_NAME"]):
+        return values
+    return changed(values, {PROJECT: ""})
 
 
 def _prove(directory: Path, text: str, values: Values) -> None:

@@ -147,7 +147,7 @@ def described(rule: Mapping[str, Any]) -> str:
         group, element = rule["tag"]["group"], rule["tag"]["element"]
         name = keyword_for_tag(int(f"{group}{element}", 16))
         verb = "must match" if rule["should_match"] else "must not match"
-        return f"{name or ''}({group},{element}) {verb} {rule['pattern']}"
+        return f"{name or ''} ({group},{element}) {verb} {rule['pattern']}".lstrip()
     except (KeyError, TypeError, ValueError):
         return json.dumps(rule)
 

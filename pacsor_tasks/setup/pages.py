@@ -186,4 +186,4 @@ def shown(entry: Entry, values: Values) -> str:
         return "no"
     if entry.key == "s":
         found = [v.spoken(name) for name in v.used_destinations(values)]
-    return ", ".join(found)
+    return (":" if entry.key == "h" else ", ").join(found)

@@ -6,6 +6,7 @@ import shutil
 import textwrap
 
 import questionary
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.shortcuts import CompleteStyle
@@ -72,13 +73,24 @@ def _text(question: Question, check: Check) -> questionary.Question:
     return questionary.text(
         question.title if hint else f"{question.title}:",
         default=question.default,
-        validate=lambda text: complaint(question, text, check).replace("\n", "; ") or True,
+        validate=lambda text: _fitting(complaint(question, text, check)) or True,
         instruction=f"({hint}):" if hint else None,
         style=STYLE,
         is_password=is_secret,
         validate_while_typing=False,
         complete_style=CompleteStyle.COLUMN,
     )
+
+
+def _fitting(text: str) -> str:
+    """What is wrong with an answer, for the one line under it; if too long, in full above it."""
+    text = text.replace("\n", "; ")
+    width = shutil.get_terminal_size().columns
+    if len(text) < width:
+        return text
+    whole = "\n".join(textwrap.wrap(text, width - 1, subsequent_indent="    "))
+    run_in_terminal(lambda: print(whole))  # noqa: T201 - beside the prompt
+    return f"{text[: width - 2]}…"
 
 
 def _select(question: Question) -> questionary.Question:

@@ -100,6 +100,23 @@ def test_escape_goes_back_and_a_peer_that_is_away_is_said_so(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_long_complaint_is_there_whole(tmp_path: Path) -> None:
+    settings = f"CLIENT_NAME={CLIENT}\nAPI_URL=http://127.0.0.1:1\nTOKEN=x\n"
+    (tmp_path / ".env").write_text(settings)
+    command = [PACSOR, "setup", "--from-file", ".env"]
+    with terminal(command, tmp_path, ENVIRONMENT) as screen:
+        choose(screen, f"{CLIENT}:", "f")
+        choose(screen, "Filters", "a")
+        screen.answer("Element", "StudyDescription")
+        screen.answer("Pattern", "phantom(")
+        screen.wait_for("missing ), unterminated subpattern at position 7")
+        screen.type(")")
+        screen.press("Enter")
+        screen.wait_for("Upload an instance")
+        screen.press("C-c")
+        screen.wait_for("nothing was written")
+
+
 def test_a_dumb_terminal_gets_lines_and_a_secret_no_echo(tmp_path: Path) -> None:
     with terminal([PACSOR, "setup"], tmp_path, {**ENVIRONMENT, "TERM": "dumb"}) as screen:
         lines = {

@@ -212,7 +212,7 @@ def test_a_rule_is_made_of_an_element_and_a_pattern():
     rule = {"tag": tag_of("Modality"), "pattern": "^(CR|DX)$", "should_match": True}
     values = with_rules(SITE, [rule])
     assert rules_of(values) == [rule]
-    assert described(rule) == "Modality(0008,0060) must match ^(CR|DX)$"
+    assert described(rule) == "Modality (0008,0060) must match ^(CR|DX)$"
     assert "DICOM_FILTERS" not in with_rules(values, [])
     with pytest.raises(ConfigError, match="not a regular expression"):
         with_rules(SITE, [rule | {"pattern": "("}])

@@ -89,6 +89,32 @@ def test_b_the_override_of_localor_goes_too(tmp_path: Path) -> None:
     assert not override.exists()
 
 
+def test_an_override_made_or_removed_later_counts_after_the_next_save(tmp_path: Path) -> None:
+    own = tmp_path / "docker-compose.override.yml"
+    values = {**SITE, "COMPOSE_FILE": "docker-compose.yml:env-files/compose.x.yml"}
+    own.touch()
+    later = compose.with_override(values, "env-files/compose.x.yml", tmp_path)
+    assert later["COMPOSE_FILE"].split(":") == ["docker-compose.yml", own.name,
+                                                "env-files/compose.x.yml"]  # fmt: skip
+    own.unlink()
+    assert compose.with_override(later, "env-files/compose.x.yml", tmp_path) == values
+
+
+@pytest.mark.parametrize("name", [".env", "theirs.config"])
+def test_what_ran_without_a_projects_name_keeps_its_volumes(tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.write_text("".join(f"{k}={v}\n" for k, v in SITE.items() if k != "CLIENT_NAME"))
+    loaded = files.read(source)
+    values = answered("CLIENT_NAME", "fr.acme.hosp.north.1", loaded.values)
+    written = files.save(tmp_path, loaded, values)
+    assert "COMPOSE_PROJECT_NAME" not in parse(written.path.read_text()).values
+    again = files.read(written.path)
+    renamed = answered("CLIENT_NAME", "fr.acme.hosp.north.2", again.values)
+    copy = files.save(tmp_path, again, renamed)
+    assert parse(copy.path.read_text()).values["COMPOSE_PROJECT_NAME"].endswith("-2")
+    assert any("empty volumes" in note for note in copy.notes)
+
+
 @pytest.mark.parametrize("hostname", ["gw-01", "GW-01.hospital.example", "über host", "x"])
 def test_c_the_proposed_name_of_a_localor_client_is_valid_on_every_host(hostname: str) -> None:
     local = v.with_environment(COMMON, "localor")
