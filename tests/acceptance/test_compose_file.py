@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from pacsor_tasks.settings import load_with_warnings
+from tests.support.compose_plugin import GATEWAY, ROOT, SITE, config, dotenv, refusal
 
-ROOT = Path(__file__).parents[2]
-GATEWAY = {"receiver", "worker", "deliverer", "control", "beat", "flower", "admin"}
 SIMULATORS = {"milvue", "pacs", "pacs-2", "ris"}
-SITE = {
-    "API_URL": "https://ai.example.org",
-    "TOKEN": "site-token",
-    "PACS_IP": "192.0.2.7",
-    "PACS_PORT": "104",
-    "PACS_AET": "PACS",
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,41 +20,6 @@ def services() -> dict[str, Any]:
     """The services as written, merge keys resolved, variables not."""
     document = YAML(typ="safe", pure=True).load(ROOT / "docker-compose.yml")
     found: dict[str, Any] = document["services"]
-    return found
-
-
-def dotenv(path: Path, **values: str) -> Path:
-    """A site's `.env`, as PACSOR's wizard writes it."""
-    settings = SITE | {"LOG_LEVEL": "warn", "DOCKER_IMAGE_TAG": "latest"} | values
-    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    return path
-
-
-def config(env_file: Path, *options: str, check: bool = True) -> dict[str, Any]:
-    """What Compose makes of the file; the test is skipped where its plugin is not installed."""
-    docker = shutil.which("docker")
-    if (
-        docker is None
-        or subprocess.run(
-            [docker, "compose", "version"], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("the Compose plugin is not installed")
-    command = [docker, "compose", "--env-file", str(env_file), *options, "config"]
-    done = subprocess.run(
-        [*command, "--format", "json"],
-        cwd=ROOT,
-        # Not the caller's: a variable of the shell wins over the file's.
-        env={k: os.environ[k] for k in ("PATH", "HOME", "DOCKER_CONFIG") if k in os.environ}
-        | {"ENV_FILE": str(env_file)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if not check:
-        return {"returncode": done.returncode, "stderr": done.stderr}
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -170,9 +123,8 @@ def test_a_secret_opens_admin_and_flower(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["API_URL", "TOKEN"])
 def test_compose_refuses_without_what_every_site_needs(tmp_path: Path, missing: str) -> None:
-    refused = config(dotenv(tmp_path / "site.env", **{missing: ""}), check=False)
-    assert refused["returncode"] != 0
-    assert f"set {missing} in .env" in refused["stderr"]
+    refused = refusal(dotenv(tmp_path / "site.env", **{missing: ""}))
+    assert f"set {missing} in .env" in refused
 
 
 def test_a_provider_s_site_says_its_own_address_in_their_place(tmp_path: Path) -> None:
