@@ -12,7 +12,7 @@ from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger import statements as prepared
 from pacsor_tasks.ledger.statements import OPEN_DELIVERY as OPEN_DELIVERY
 from pacsor_tasks.ledger.statements import TERMINAL as TERMINAL
-from pacsor_tasks.ledger.store import Store, insert_missing, is_news, loose_names
+from pacsor_tasks.ledger.store import Store, insert_missing, is_news
 from pacsor_tasks.models import (
     DeliveryState,
     Instance,
@@ -226,9 +226,16 @@ class Runs(Store):
             )
 
     def cores(self) -> list[str]:
-        """Every core that ever had a run, configured still or not."""
+        """Every core of which something is due, configured still or not.
+
+        Of what is due, not of all there ever were: each report received has a core of its own.
+        """
+        now = self.clock()
+        # An expression, or SQLite walks the index of all cores to have them in order.
+        name = t.run.c.core.concat("")
+        query = select(name).where(t.run.c.due_at <= now, t.run.c.lease_until < now).distinct()
         with self.read() as c:
-            return loose_names(c, t.run.c.core)
+            return sorted(c.execute(query).scalars())
 
     def due(
         self,

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import event
 
 from pacsor_tasks.ledger import Bounds, Ledger
-from pacsor_tasks.models import PeerKind, PeerName, RunState, Step
+from pacsor_tasks.ledger.reports import NewReport
+from pacsor_tasks.models import DeliveryState, PeerKind, PeerName, RunState, Step
 from tests.support.ledgers import STUDY, TARGET, add_run
 
 PACS, CORE = PeerName(PeerKind.DESTINATION, "storescu"), PeerName(PeerKind.CORE, "core")
@@ -107,3 +108,18 @@ def test_a_page_of_one_state_looks_only_at_the_runs_of_each_study(sqlite_ledger:
     with sqlite_ledger.engine.connect() as connection:
         plan = list(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {page[0]}", page[1]))
     assert any("ix_run_study_uid_state (study_uid=? AND state=?)" in row[-1] for row in plan)
+
+
+def test_a_sweep_asks_no_more_for_all_the_reports_ever_received(sqlite_ledger: Ledger):
+    for number in range(30):
+        made = NewReport(run_id=f"{number:08}-r", study_uid=f"1.2.{number}", provider="radio-a")
+        sqlite_ledger.reports.add(made, ["hl7"])
+        delivery = sqlite_ledger.deliveries.claim(f"{made.run_id}:hl7", "w", 10)
+        assert delivery is not None
+        sqlite_ledger.deliveries.finish(delivery, DeliveryState.DELIVERED, "")
+        assert sqlite_ledger.runs.settle(made.run_id)
+        run = sqlite_ledger.runs.claim(made.run_id, Step.CLEANUP, "w", 10)
+        assert run is not None
+        sqlite_ledger.runs.advance(run, Step.END)
+    add_run(sqlite_ledger)
+    assert sqlite_ledger.runs.cores() == ["core"]
