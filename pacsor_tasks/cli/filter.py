@@ -16,7 +16,7 @@ from pacsor_tasks.cli.common import load_settings, quiet_logs
 from pacsor_tasks.cli.dicom_files import Source, Tally, batches
 from pacsor_tasks.dicom.filters import Verdict, decision_of, explain, is_identifying
 from pacsor_tasks.dicom.rules import FilterRule
-from pacsor_tasks.errors import ConfigError, NotFound, Permanent
+from pacsor_tasks.errors import ConfigError, Permanent
 
 WARNING = "pacsor: what follows is patient data: --show-values prints what stands in the files"
 
@@ -92,7 +92,7 @@ def _sets(core: str | None, text: str | None) -> list[RuleSet]:
         return [RuleSet(("--rules",), _parsed(text))]
     cores = load_settings().cores
     if core is not None and core not in cores:
-        raise NotFound(f"{core!r} is no configured core: there is {', '.join(cores)}")
+        raise ConfigError(f"{core!r} is no configured core: there is {', '.join(cores)}")
     grouped: dict[tuple[FilterRule, ...], list[str]] = {}
     for name, settings in cores.items():
         if core in {None, name}:
@@ -103,13 +103,12 @@ def _sets(core: str | None, text: str | None) -> list[RuleSet]:
 def _parsed(text: str) -> Sequence[FilterRule]:
     from pydantic import TypeAdapter, ValidationError
 
-    from pacsor_tasks.settings_types import FilterRules
+    from pacsor_tasks.settings_types import FilterRules, lines
 
     try:
         found: Sequence[FilterRule] = TypeAdapter(FilterRules).validate_python(text)
     except ValidationError as exc:
-        said = "; ".join(error["msg"].removeprefix("Value error, ") for error in exc.errors())
-        raise ConfigError(f"--rules: {said}") from exc
+        raise ConfigError(f"--rules: {lines(exc)}".replace("\n", "; ")) from exc
     return found
 
 

@@ -57,7 +57,10 @@ def preview(
 @hl7.command("send-example")
 @click.argument("address", metavar="HOST:PORT")
 @destination_option
-@click.option("--format", "form", type=click.Choice(FORMATS, case_sensitive=False))
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS, case_sensitive=False),
+    help="Of its report, instead of TECHCARE_REPORT_FORMAT.",
+)  # fmt: skip
 def send_example(address: str, destination: str, form: str | None) -> None:
     """Send the example to an MLLP listener and print what it answers.
 

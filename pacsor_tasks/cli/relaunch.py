@@ -38,7 +38,13 @@ STATES = [state.value for state in (*RunState, *DeliveryState)]
 @click.option(
     "--destination", help="That go to it; with a delivery's --state, in that state there."
 )
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    help="More than so many are refused.",
+)
 @click.option("--dry-run", is_flag=True, help="Only list what would be relaunched.")
 @click.option("--yes", is_flag=True, help="Do not ask before many are relaunched.")
 @click.option("--json", "as_json", is_flag=True, help="As the admin API's JSON.")

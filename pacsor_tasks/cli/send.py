@@ -44,7 +44,9 @@ class Outcome:
     metavar="FILE | DIRECTORY | ZIP…",
 )
 @click.option("--to", "node", metavar="AET@HOST:PORT", help="Instead of this gateway's receiver.")
-@click.option("--calling-aet", default=DEFAULT_CALLING_AET, show_default=True)
+@click.option(
+    "--calling-aet", default=DEFAULT_CALLING_AET, show_default=True, help="Who we say we are."
+)
 def send(paths: tuple[Path, ...], node: str | None, calling_aet: str) -> None:
     """Send DICOM files by C-STORE; directories with all below them; zip archives as they are.
 

@@ -33,7 +33,13 @@ STYLES = {
 @click.command()
 @click.argument("study_uid", required=False)
 @click.option("--state", type=click.Choice(STATES), help="Only studies in this state.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 500),
+    default=20,
+    show_default=True,
+    help="At most so many, the latest.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As the admin API's JSON.")
 def status(study_uid: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the latest studies, or show one with its runs, deliveries and timeline."""

@@ -26,8 +26,8 @@ class FilterRule(BaseModel):
     @field_validator("tag", mode="before")
     @classmethod
     def _hex_tag(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            if set(value) != {"group", "element"}:
+        if not isinstance(value, tuple):
+            if not isinstance(value, Mapping) or set(value) != {"group", "element"}:
                 raise ValueError('a tag is written {"group":"HHHH","element":"HHHH"}')
             parts = (str(value["group"]), str(value["element"]))
             if not all(re.fullmatch(r"[0-9A-Fa-f]{4}", part) for part in parts):

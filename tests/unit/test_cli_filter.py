@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pacsor_tasks.cli import cli
-from pacsor_tasks.errors import ConfigError, NotFound
+from pacsor_tasks.errors import ConfigError
 from tests.support.instances import write_instance
 
 NAME = '{"tag":{"group":"0010","element":"0010"},"pattern":"^Nobody","should_match":false}'
@@ -112,7 +112,7 @@ def test_cores_with_the_same_rules_are_told_together(
         f"keep  {path}  [core2]",
     ]
     assert lines(pacsor("filter", "--core", "core2", path)) == [f"keep  {path}"]
-    assert isinstance(pacsor("filter", "--core", "core9", path).exception, NotFound)
+    assert isinstance(pacsor("filter", "--core", "core9", path).exception, ConfigError)
 
 
 def test_rules_are_tried_before_they_are_set(
@@ -126,6 +126,11 @@ def test_rules_are_tried_before_they_are_set(
         refused = pacsor("filter", "--rules", wrong, path).exception
         assert isinstance(refused, ConfigError)
         assert str(refused).startswith("--rules: ")
+    refused = pacsor("filter", "--rules", '[{"tag":1,"pattern":"x"}]', path).exception
+    assert str(refused) == (
+        '--rules: 0.tag: a tag is written {"group":"HHHH","element":"HHHH"};'
+        " 0.should_match: required, and not set"
+    )
 
 
 def test_what_cannot_be_judged_is_told_and_is_a_problem(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -67,6 +68,24 @@ def test_help_names_every_verb_and_loads_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    def silent(command: click.Command, path: str) -> list[str]:
+        found = [
+            f"{path} {parameter.opts[0]}"
+            for parameter in command.params
+            if isinstance(parameter, click.Option) and not parameter.help
+        ]
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                found += silent(inner, f"{path} {name}")
+        return found
+
+    assert silent(cli, "pacsor") == []
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
