@@ -47,6 +47,7 @@ from tests.integration.test_steps_deliveries import pacs_at, ris_at
 from tests.support.bench import Bench
 from tests.support.dicomweb_peers import orthanc_dicomweb, parts_of, server_at, stored
 from tests.support.http_script import Call, Reply, ScriptedServer, answering
+from tests.support.ledgers import existing
 from tests.support.net import free_port
 
 SC, SR = uids_of("SC")[0], "1.2.840.10008.5.1.4.1.1.88.33"
@@ -345,6 +346,15 @@ def test_instances_cannot_be_sent_where_events_go(
     run = with_results(bench, smarturgences=[SC])
     with pytest.raises(Conflict, match="folder is folder, webhook is webhook"):
         reroute_delivery(f"{run.id}:folder", "webhook", "ada", bench.ports)
+
+
+def test_a_run_whose_results_nobody_takes_goes_on_to_its_end(sqlite_ledger: Ledger, tmp_path: Path):
+    bench = Bench(tmp_path, sqlite_ledger)  # every …_CORES is false
+    run = with_results(bench, smarturgences=[SC])
+    (due,) = sqlite_ledger.runs.due(stale_s=10, limit=1)
+    assert (due.run_id, due.step) == (run.id, Step.DELIVER)
+    assert sqlite_ledger.runs.settle(run.id)
+    assert existing(sqlite_ledger, run.id).step is Step.CLEANUP
 
 
 # --- webhooks
