@@ -46,7 +46,7 @@ def read_config(text: str) -> EnvText:
     """Read a `.config`, intact or damaged.
 
     HL7_ENABLE becomes the callback it stands for, once. DICOM_FILTERS that cannot be made good for
-    certain are left out, with a warning.
+    certain stay damaged, with a warning: without any, everything would be uploaded.
 
     Returns:
         Values by today's names in the file's order, empty ones left out; warnings without values.
@@ -57,9 +57,10 @@ def read_config(text: str) -> EnvText:
     values, old_names = normalise({n: v for n, v in raw.items() if n not in OF_THE_WIZARD})
     warnings = [*found.warnings, *old_names]
     if "DICOM_FILTERS" in values:
-        filters = repaired(values.pop("DICOM_FILTERS").replace("$$", "$"))
+        filters = repaired(values["DICOM_FILTERS"].replace("$$", "$"))
         if filters.problem:
-            warnings.append(f"DICOM_FILTERS: {filters.problem}")
+            done = "write it anew" if filters.text is None else "they are back"
+            warnings.append(f"DICOM_FILTERS: {filters.problem}; {done}")
         if filters.text is not None:
             values["DICOM_FILTERS"] = filters.text
     is_hl7 = is_true(values, "HL7_ENABLE")

@@ -181,7 +181,7 @@ def _filters(plan: Plan) -> None:
         return
     config = plan.install.config
     copy = config.text.values.get("DICOM_FILTERS") if config and plan.install.env else None
-    if copy is not None and config is not None:
+    if copy is not None and config is not None and not repaired(copy).problem:
         plan.change("DICOM_FILTERS", copy, f"damaged in .env; taken from {config.path.name}")
     elif filters.text is not None:
         plan.change("DICOM_FILTERS", filters.text, "the quotes that a shell took are back")

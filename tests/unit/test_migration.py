@@ -152,6 +152,27 @@ def test_filters_that_the_wizard_did_not_export_are_taken_from_its_config(tmp_pa
     assert "DICOM_FILTERS: taken from be.partner" in done.output
 
 
+@pytest.mark.parametrize("has_env", [True, False])
+def test_filters_that_stand_in_a_damaged_config_alone_are_never_lost_in_silence(
+    tmp_path: Path, has_env: bool
+):
+    install = pacsor_2_11(tmp_path / "pacsor")
+    settings = next((install / "env-files").iterdir())
+    edit(settings, ("DICOM_FILTERS=", "#"))
+    if not has_env:
+        lines = settings.read_text().splitlines()
+        config = next((install / "scripts").iterdir())
+        peers = "".join(f"{line}\n" for line in lines if line.startswith("PACS_"))
+        config.write_text(config.read_text() + peers)
+        settings.unlink()
+        (install / ".env").unlink()
+    done = migrated(install, tmp_path / "ours", code=1)
+    assert "the gateway does not start with it yet\n  DICOM_FILTERS: not JSON" in done.output
+    assert "process number for `$$`; write it anew" in done.output.replace("\n    ", " ")
+    written = (tmp_path / "ours" / ".env").read_text()
+    assert f"# Probably meant: DICOM_FILTERS='{FILTERS}'" in written
+
+
 def test_a_wizards_config_alone_is_enough(tmp_path: Path):
     install = tmp_path / "pacsor"
     (install / "scripts").mkdir(parents=True)

@@ -99,8 +99,8 @@ def test_a_config_is_read_by_todays_names() -> None:
     assert found.warnings == ["HL7_TCR_URL is an old name: write TCR_API_URL"]
 
 
-def test_without_hl7_no_callback_is_made_up_and_a_damaged_filter_is_left_out() -> None:
+def test_without_hl7_no_callback_is_made_up_and_a_damaged_filter_stays_damaged() -> None:
     found = read_config("HL7_ENABLE=false\nDICOM_FILTERS=[{tag:x}]\nTOKEN='s3cret\n")
-    assert found.values == {}
+    assert found.values == {"DICOM_FILTERS": "[{tag:x}]"}
     assert [warning.partition(":")[0] for warning in found.warnings] == ["line 3", "DICOM_FILTERS"]
     assert "s3cret" not in "".join(found.warnings)

@@ -89,6 +89,17 @@ def test_b_the_override_of_localor_goes_too(tmp_path: Path) -> None:
     assert not override.exists()
 
 
+def test_a_damaged_filters_are_not_lost_by_saving(tmp_path: Path) -> None:
+    lines = [f"{name}={value}\n" for name, value in SITE.items()]
+    source = tmp_path / "theirs.config"
+    source.write_text("".join(lines) + "DICOM_FILTERS=[{tag:{group:0008,element:0060}}]\n")
+    loaded = files.read(source)
+    assert any(note.startswith("DICOM_FILTERS: ") for note in loaded.notes)
+    with pytest.raises(ConfigError, match="DICOM_FILTERS: not JSON"):
+        files.save(tmp_path, loaded, loaded.values)
+    files.save(tmp_path, loaded, answered("DICOM_FILTERS", json.dumps(RULES), loaded.values))
+
+
 def test_an_override_made_or_removed_later_counts_after_the_next_save(tmp_path: Path) -> None:
     own = tmp_path / "docker-compose.override.yml"
     values = {**SITE, "COMPOSE_FILE": "docker-compose.yml:env-files/compose.x.yml"}
