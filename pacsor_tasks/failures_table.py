@@ -120,11 +120,15 @@ FAILURES: tuple[Failure, ...] = (
             "nothing there takes instances", "`there is nothing to post to; check STOW_URL`"),
     Failure(WEB, "stow-redirect", "a redirection", Q,
             "something else answers there", "`HTTP 302: check STOW_URL`"),
+    Failure(WEB, "stow-page", "200 with a web page (`text/html`)", Q,
+            "somebody else answers there: a proxy's login, say",
+            "`HTTP 200 with a web page: check STOW_URL`"),
     Failure(WEB, "stow-200", "200; 202 of an instance that is not named among the failed", D,
             "it was stored", "`delivered`; a warning's code is kept with the instance"),
     Failure(WEB, "stow-failed", "an instance in the FailedSOPSequence, whatever the HTTP status",
             G, "by its FailureReason as by a C-STORE status above: 0xA700 and 0x0110 are "
-            "retried, 0xA9…, 0xC…, 0x0122 quarantined, 0x0111 is delivered",
+            "retried, 0xA9…, 0xC…, 0x0122 quarantined, 0x0111 is delivered; so is 0x0110 when a "
+            "search finds the instance there",
             "`0xA700 (…)`, with the SOP Instance UID"),
     Failure(WEB, "stow-unclear", "202, 400, 409, 413, 415, 422 that do not name each instance", G,
             "those not named are sent again one by one, at once",

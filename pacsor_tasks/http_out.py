@@ -153,7 +153,8 @@ def refusal(to: Endpoint, answer: Answer) -> PacsorError:
     if status in {401, 403}:
         return ServerRefused(f"{line}: it does not let us in; check the credentials of {url}")
     if status < 400:
-        return BadResponse(f"{to}: HTTP {status}: check {url}")
+        page = " with a web page" if answer.media.name == "text/html" else ""
+        return BadResponse(f"{to}: HTTP {status}{page}: check {url}")
     if status in {404, 405, 410, 501}:
         return ServerRefused(f"{line}: there is nothing to post to; check {url}")
     return ServerRefused(line)

@@ -23,13 +23,7 @@ from pacsor_tasks.dicom.statuses import DUPLICATE, UNSENDABLE
 from pacsor_tasks.dicom.tally import OnAnswer, Tally
 from pacsor_tasks.dicomweb import answers
 from pacsor_tasks.dicomweb.answers import Said
-from pacsor_tasks.errors import (
-    BadResponse,
-    LedgerUnavailable,
-    PacsorError,
-    PeerUnavailable,
-    RateLimited,
-)
+from pacsor_tasks.errors import LedgerUnavailable, PacsorError, PeerUnavailable, RateLimited
 from pacsor_tasks.http_out import Answer, Endpoint, check, exchange, refusal, session
 from pacsor_tasks.milvue.bodies import FileBody, RelatedBody
 
@@ -179,14 +173,10 @@ class _Sending:
         if answer.status == 500:
             self._broke(batch, answer)
             return
-        is_success = 200 <= answer.status < 300
+        # A success with a web page is a proxy's login, say: nobody has stored anything.
+        is_success = 200 <= answer.status < 300 and answer.media.name != "text/html"
         if not is_success and answer.status not in answers.REFUSALS:
             raise refusal(self._to, answer)
-        if is_success and answer.media.name == "text/html":
-            # A proxy's login page, say: nobody has stored anything.
-            raise BadResponse(
-                f"{self._to}: HTTP {answer.status} with a web page; check STOW_URL{self._to.suffix}"
-            )
         self._failures = 0
         self._settle(batch, answer)
 

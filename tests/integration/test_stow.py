@@ -232,7 +232,7 @@ def test_a_server_that_fails_at_each_instance_is_left_alone(tmp_path: Path):
         (Reply(status=429, headers={"Retry-After": "9"}), RateLimited, "HTTP 429"),
         (Reply(status=507), PeerUnavailable, "HTTP 507"),
         (Reply(body=b"<html>Log in", content_type="text/html; charset=utf-8"), BadResponse,
-         "a web page; check STOW_URL_2"),
+         "HTTP 200 with a web page: check STOW_URL_2"),
         (Reply(raw=b"", reset=True), PeerUnavailable, "0 of 2 stored"),
         (Reply(raw=b"not HTTP\r\n\r\n"), PeerUnavailable, "0 of 2 stored"),
     ],

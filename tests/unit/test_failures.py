@@ -78,11 +78,11 @@ def acknowledged(code: str, control_id: str = "1") -> Callable[[], object]:
     return lambda: ack.check(message.encode(), "1")
 
 
-def web(status: int, setting: str = "STOW") -> Callable[[], PacsorError]:
+def web(status: int, setting: str = "STOW", media: str = "") -> Callable[[], PacsorError]:
     endpoint = Endpoint(
         name="x", url="http://x/", connect_timeout_s=1, timeout_s=1, setting=setting
     )
-    answer = Answer(status, {}, MediaType(""), b"")
+    answer = Answer(status, {}, MediaType(media), b"")
     return lambda: refusal(endpoint, answer)
 
 
@@ -123,6 +123,7 @@ ERRORS: dict[str, Callable[[], PacsorError]] = {
     "stow-401": web(401),
     "stow-404": web(404),
     "stow-redirect": web(302),
+    "stow-page": web(200, media="text/html"),
     "stow-409": lambda: Rejected(f"1 not stored; first {read(409, b'', {'1.2'})['1.2'].status:x}"),
     "folder-full": unwritten(errno.ENOSPC),
     "folder-away": raised(lambda: probe(Folder(name="f", path=Path("/nowhere"), layout=""))),
