@@ -58,7 +58,7 @@ def main() -> None:
     print(text)
     print(report.checked(found, huge))
     if options.write_docs:
-        report.write(DOCS, "storescu" if options.sender else "blast", text)
+        report.write(DOCS, options.name or options.sender or "blast", text)
 
 
 class Bench:
@@ -136,6 +136,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="servers whose name contains one of these")
     parser.add_argument("--sender", choices=["storescu"], help="in place of the C sender")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/")
+    parser.add_argument("--name", help="of the tables there: receive-NAME")
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ from receiver.closing import Closer
 from receiver.durability import Durability
 from receiver.incoming import Incoming, Outcome
 from receiver.processes import alive
-from receiver.stabilisation import Sweeper
+from receiver.stabilisation import QUIET, RELEASED, Sweeper
 from tests.support.instances import CR
 from tests.support.interleaving import dies, interleaved
 from tests.support.scp_model import Scp, content, data_set, is_complete
@@ -117,6 +117,26 @@ class Gateway(RuleBasedStateMachine):
         scp, association = self._pick(at)
         scp.associations.remove(association)
         association.close()
+
+    @precondition(lambda self: self._open())
+    @rule(at=indices)
+    def an_association_is_released(self, at: int) -> None:
+        """… of a receiver with STABLE_ON_RELEASE: it may have been the last one of its studies."""
+        scp, association = self._pick(at)
+        scp.associations.remove(association)
+        association.close_complete()
+
+    @precondition(lambda self: len(self._open()) > 1)
+    @rule(at=indices, study=studies, line=lines_of_a_store)
+    def an_association_is_released_while_an_instance_arrives(
+        self, at: int, study: str, line: int
+    ) -> None:
+        sender, released = self._pick(at), self._pick(at + 1)
+        uid = self._new()
+        released[0].associations.remove(released[1])
+        with self._watched():
+            interleaved(line, lambda: self._arrive(*sender, uid, study), released[1].close_complete)
+            self.sweeper.tick()
 
     @precondition(lambda self: self._open())
     @rule(at=indices, study=studies)
@@ -329,18 +349,19 @@ class Gateway(RuleBasedStateMachine):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """What is closed for quietness is quiet, and those who sent of it have ended."""
+        """What is closed has no sender any longer; what is closed for quietness is quiet, too."""
         before, n_closed = self._contributors(), len(self.closed)
         yield
         still = self._contributors()
         for manifest in self.closed[n_closed:]:
-            if manifest.reason != "quiet":
+            if manifest.reason not in (QUIET, RELEASED):
                 continue
             there = before.get(manifest.study_uid, set()) & still.get(manifest.study_uid, set())
             assert not there, "closed while a sender was there"
             for path in self.spool.instance_paths(manifest.study_uid, manifest.token):
                 at, sender = self.arrivals.get(Path(path).stem, (0.0, None))
-                assert at <= self.now - QUIET_S, "closed too early"
+                is_quiet = at <= self.now - QUIET_S
+                assert is_quiet or manifest.reason == RELEASED, "closed too early"
                 assert all(sender is not one for _, one in self._open()), "closed under a sender"
 
     def _contributors(self) -> dict[str, set[OpenAssociation]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
@@ -41,9 +42,12 @@ def dies(at_line: int, action: Callable[[], object]) -> bool:
         has_died = True
     else:
         has_died = False
-    # Died at the very line that closes a lock's file: nobody else would.
-    for fd in _open_locks() - before:
-        os.close(fd)
+    # Died at the very line that lets go of a lock, or closes its file: nobody else would.
+    for fd in _open_locks():
+        if fd in before:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        else:
+            os.close(fd)
     return has_died
 
 
