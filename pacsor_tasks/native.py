@@ -1,6 +1,8 @@
 """The compiled inner loops, if they are there: `_native.c`, which every install tries to build.
 
 Without them (no compiler, not Linux, `WITHOUT_NATIVE=1`) their twins in Python do the same, slower.
+So they do in a checkout whose `_native.c` is newer than what was built of it: after a pull without
+`make install`, calls and functions would not fit each other, and no association would be served.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import importlib
 import mmap
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
@@ -69,9 +72,18 @@ def _load() -> Native | None:
     if os.environ.get("WITHOUT_NATIVE"):
         return None
     try:
-        return cast(Native, importlib.import_module("pacsor_tasks._native"))
+        found = importlib.import_module("pacsor_tasks._native")
     except ImportError:
         return None
+    return None if is_stale(Path(str(found.__file__))) else cast(Native, found)
+
+
+def is_stale(built: Path) -> bool:
+    """Whether the source beside what was built is newer; an installed package has none."""
+    try:
+        return built.with_name("_native.c").stat().st_mtime > built.stat().st_mtime
+    except OSError:
+        return False
 
 
 #: None: the Python code does it all

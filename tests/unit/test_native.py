@@ -26,12 +26,25 @@ from pacsor_tasks.dicom.elements import (
     _Walk,
 )
 from pacsor_tasks.dicom.headers import SERIES_UID, WANTED
-from pacsor_tasks.native import native
+from pacsor_tasks.native import is_stale, native
 
 VRS = sorted(SHORT_VRS | LONG_VRS)
 UNDEFINED = 0xFFFFFFFF
 
 needs_native = pytest.mark.skipif(native is None, reason="nothing is compiled")
+
+
+@pytest.mark.parametrize(("source_age", "stale"), [(None, False), (60, False), (-60, True)])
+def test_what_was_built_of_an_older_source_is_not_used(
+    tmp_path: Path, source_age: int | None, stale: bool
+) -> None:
+    built, source = tmp_path / "_native.cpython-311.so", tmp_path / "_native.c"
+    built.touch()
+    if source_age is not None:
+        at = built.stat().st_mtime - source_age
+        source.touch()
+        os.utime(source, (at, at))
+    assert is_stale(built) is stale
 
 
 def test_where_there_is_a_compiler_it_is_compiled() -> None:
