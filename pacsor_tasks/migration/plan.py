@@ -187,7 +187,8 @@ def _filters(plan: Plan) -> None:
         plan.change("DICOM_FILTERS", filters.text, "the quotes that a shell took are back")
     else:
         plan.values["DICOM_FILTERS"] = DAMAGED
-        plan.say(Kind.LOOK, "DICOM_FILTERS", f"{filters.problem}; write it anew")
+        anew = f"{filters.problem}; write it anew: comments in .env say what was found"
+        plan.say(Kind.LOOK, "DICOM_FILTERS", anew)
         meant = f"\nProbably meant: DICOM_FILTERS='{filters.guess}'" if filters.guess else ""
         plan.comments["DICOM_FILTERS"] = f"In PACSOR's file: {value}{meant}"
 
