@@ -57,7 +57,9 @@ class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSett
     API_URL: UrlIfAny = Field(
         description="Base URL of the Milvue API; a core of an installed type may do without"
     )
-    TOKEN: SecretStr = Field(description="Milvue API key; likewise")
+    TOKEN: SecretStr = Field(
+        description="Milvue API key; a core of an installed type may do without"
+    )
     SIGNED_URL: bool = Field(
         True, description="Upload and download by signed URLs (cloud: true; on premises: false)"
     )
