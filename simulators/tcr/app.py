@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -19,8 +19,11 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from pacsor_tasks.errors import ConfigError
 from simulators.journal import Journal
 from simulators.switches import Switches
-from simulators.tcr.pubsub import PubSub
 from simulators.tcr.switches import TcrSwitches
+
+if TYPE_CHECKING:
+    # Its package, websockets, is not where nobody needs it.
+    from simulators.tcr.pubsub import PubSub
 
 KEY_HEADER = "x-goog-meta-owner"
 #: What a study nobody wrote a report for gets.

@@ -103,7 +103,7 @@ def test_escape_goes_back_and_a_peer_that_is_away_is_said_so(tmp_path: Path) -> 
 def test_a_long_complaint_is_there_whole(tmp_path: Path) -> None:
     settings = f"CLIENT_NAME={CLIENT}\nAPI_URL=http://127.0.0.1:1\nTOKEN=x\n"
     (tmp_path / ".env").write_text(settings)
-    command = [PACSOR, "setup", "--from-file", ".env"]
+    command: list[str | Path] = [PACSOR, "setup", "--from-file", ".env"]
     with terminal(command, tmp_path, ENVIRONMENT) as screen:
         choose(screen, f"{CLIENT}:", "f")
         choose(screen, "Filters", "a")
