@@ -300,7 +300,8 @@ static size_t needed(const struct pouring *p)
     uint64_t left = p->pdu_left + p->pdv_left;
     if (left > LARGE_BYTES)
         return LARGE_BYTES;
-    return left ? (size_t)left : 1;
+    /* A part of the PDV's head may be there already. */
+    return left > p->end ? (size_t)left - p->end : 1;
 }
 
 /* Be woken when so many bytes are there, not for each packet. */

@@ -27,6 +27,7 @@ from pacsor_tasks.dicom.elements import (
 )
 from pacsor_tasks.dicom.headers import SERIES_UID, WANTED
 from pacsor_tasks.native import is_stale, native
+from receiver.pouring import Stop
 
 VRS = sorted(SHORT_VRS | LONG_VRS)
 UNDEFINED = 0xFFFFFFFF
@@ -139,6 +140,29 @@ def test_a_buffer_gets_what_is_there_and_waits_for_the_first_byte() -> None:
         os.close(wake)
     with pytest.raises(OSError, match="Bad file"):
         native.fill(*fds, buffer, 0, 4, 0)
+
+
+@needs_native
+@pytest.mark.timeout(20)
+def test_no_more_is_waited_for_than_must_come(tmp_path: Path) -> None:
+    assert native is not None
+    ours, theirs = socket.socketpair()
+    wake, file = os.eventfd(0), os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    head = struct.pack(">LBB", 4, 1, 2)
+    theirs.sendall(b"abcdefghi" + head[:3])
+    # Inside a PDV; another one with two bytes follows in its PDU, and it is the last.
+    buffer = memoryview(bytearray(12))
+    later = threading.Timer(0.3, theirs.sendall, (head[3:] + b"jk",))
+    later.start()
+    try:
+        said = native.pour(ours.fileno(), wake, file, buffer, 1, 8, 9, 0, 0, 0, 0, 1 << 20, 60_000)
+        assert (said[0], os.pread(file, 20, 0)) == (Stop.ENDED, b"abcdefghijk")
+    finally:
+        later.join()
+        for fd in (wake, file):
+            os.close(fd)
+        ours.close()
+        theirs.close()
 
 
 @needs_native
