@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -11,7 +10,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from pacsor_tasks.refusals import Reason
 from receiver.admission import is_loopback, plain_address
-from receiver.tls import NoTls, shake_hands, wrapped
+from receiver.tls import NoTls, let_go, shake_hands, wrapped
 
 if TYPE_CHECKING:
     from receiver.gate import Gate
@@ -48,11 +47,11 @@ class GuardedServer(ThreadedAssociationServer):
             self.gate.connected(client_address, secured)
             shake_hands(secured, self.gate.associate_timeout_s)
         except NoTls as exc:
-            self.gate.pending.done(client_address)
-            if secured is not None:
-                with suppress(OSError):
-                    secured.close()
             self._tell(exc, plain_address(client_address[0]))
+            if secured is not None:
+                let_go(secured)
+            # Only now: who is let go is still one of those that are waited for.
+            self.gate.pending.done(client_address)
             return None
         return secured
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 from pacsor_tasks.errors import ConfigError
 
+#: Seconds that a peer has to hang up after it was told why the handshake failed.
+LINGER_S = 1.0
 #: RSA and DH of 2048 bits, ECC of 224, SHA-256 in certificates: what all the profiles ask for.
 LEVEL = "@SECLEVEL=2"
 GCM = (
@@ -134,6 +137,25 @@ def shake_hands(connection: ssl.SSLSocket, timeout_s: float) -> None:
         connection.settimeout(before)
     except (OSError, ValueError) as exc:
         raise _why(exc) from exc
+
+
+def let_go(connection: ssl.SSLSocket, timeout_s: float = LINGER_S) -> None:
+    """End a connection whose handshake failed, so that the peer reads the alert that says why.
+
+    What it had sent beyond the fault is unread: were the connection closed on top of that, it
+    would be reset, and the alert perhaps thrown away with it (RFC 9293 §3.10.7, RFC 1122 §4.2.2.13).
+    """
+    until = time.monotonic() + timeout_s
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        while (left_s := until - time.monotonic()) > 0:
+            connection.settimeout(left_s)
+            if not connection.recv(1 << 16):
+                break
+    except OSError:
+        pass  # it is gone
+    finally:
+        connection.close()
 
 
 def _why(exc: Exception) -> NoTls:

@@ -327,7 +327,8 @@ def _send(sock: socket.socket, stream: bytes) -> None:
 def _serve(inbound: Inbound, source: SmallSource) -> str:
     while True:
         if inbound.may_pour and source.start == source.end:
-            if inbound.pour(source) is Stop.HUNG_UP:
+            # A part of a head may be left unread.
+            if inbound.pour(source) is Stop.HUNG_UP and source.start == source.end:
                 return "open"
         elif not source.fill():
             return "open"

@@ -221,9 +221,10 @@ def test_a_report_outlives_the_peers_absence_and_our_own_death(tmp_path: Path) -
         os.kill(running.scp_pids()[0], signal.SIGKILL)
         with listening(port) as reports:
             event_type, report = reports.get(timeout=40)
-        assert (event_type, report.TransactionUID) == (1, transaction_uid)
-        # The report is known to be taken a moment later here than there.
-        wait_until(lambda: not list((running.spool.root / "commitments").iterdir()))
+            assert (event_type, report.TransactionUID) == (1, transaction_uid)
+            # The report is known to be taken a moment later here than there: it must stay until
+            # its answer was read.
+            wait_until(lambda: not list((running.spool.root / "commitments").iterdir()))
 
 
 def test_a_release_right_after_the_request_is_answered_at_once(committing: Receiver) -> None:

@@ -204,6 +204,18 @@ def test_the_health_check_speaks_tls(open_tls: Receiver, mutual: Receiver) -> No
     assert "peer did not return a certificate" not in refused_details(mutual)
 
 
+def test_who_is_refused_reads_why_however_slow_it_is(mutual: Receiver) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    plain = socket.create_connection(("127.0.0.1", mutual.port), 10)
+    # In TLS 1.3 the handshake is over for the client before its certificate was asked after.
+    with context.wrap_socket(plain) as sock:
+        time.sleep(0.3)
+        sock.sendall(associate_rq())
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
+            sock.recv(1)
+
+
 def test_our_own_sender_and_checks_speak_tls_to_our_own_receiver(
     mutual: Receiver, server: Certified, authority: Authority, tmp_path: Path
 ) -> None:
