@@ -143,7 +143,7 @@ def let_go(connection: ssl.SSLSocket, timeout_s: float = LINGER_S) -> None:
     """End a connection whose handshake failed, so that the peer reads the alert that says why.
 
     What it had sent beyond the fault is unread: were the connection closed on top of that, it
-    would be reset, and the alert perhaps thrown away with it (RFC 9293 §3.10.7, RFC 1122 §4.2.2.13).
+    would be reset, and the alert perhaps thrown away with it (RFC 1122 §4.2.2.13).
     """
     until = time.monotonic() + timeout_s
     try:
