@@ -120,9 +120,9 @@ def peers(directory: Path) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
         # `sink` knows its process; from here it is found by its port.
         pids = {f"PACS {n}": _listener(port) for n, port in enumerate(ports, 1)}
         api_port, pids["AI"] = stack.enter_context(
-            _simulator(directory, "milvue", "--running-times", "0", "--token", "key")
+            simulator(directory, "milvue", "--running-times", "0", "--token", "key")
         )
-        ris_port, pids["RIS"] = stack.enter_context(_simulator(directory, "ris"))
+        ris_port, pids["RIS"] = stack.enter_context(simulator(directory, "ris"))
         environment = {
             "API_URL": f"http://127.0.0.1:{api_port}", "TOKEN": "key",
             "PACS_IP": "127.0.0.1", "PACS_PORT": str(ports[0]), "PACS_AET": "PACS",
@@ -135,7 +135,8 @@ def peers(directory: Path) -> Iterator[tuple[dict[str, str], dict[str, int]]]:
 
 
 @contextmanager
-def _simulator(directory: Path, name: str, *options: str) -> Iterator[tuple[int, int]]:
+def simulator(directory: Path, name: str, *options: str) -> Iterator[tuple[int, int]]:
+    """A simulator as a process of its own: its port and process id."""
     port_file = directory / f"{name}.port"
     with (directory / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
