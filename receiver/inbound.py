@@ -107,8 +107,14 @@ class Inbound:
     @property
     def may_pour(self) -> bool:
         """Whether what comes next is data for a file that is there."""
-        store = self._store
-        return store is not None and store.arrival.may_pour and self._parser.position is not None
+        store, parser = self._store, self._parser
+        return (
+            store is not None
+            and store.arrival.may_pour
+            and parser.position is not None
+            # A head may be the last that came: what it is of shows with the first byte of its data.
+            and parser.is_data_of(self._context_id)
+        )
 
     def pour(self, source: Source) -> Stop:
         """Let the data go from the socket to its file by themselves, as far as they are ordinary.

@@ -84,6 +84,11 @@ class PdataParser:
             return None
         return Position(self._pdu_left, self._pdv_left, self._control)
 
+    def is_data_of(self, context_id: int | None) -> bool:
+        """Whether it stands in no PDV, or in one of a data set in that context."""
+        is_data = self._context_id == context_id and not self._control & COMMAND
+        return is_data or not self._pdv_left
+
     def go_on_at(self, position: Position) -> None:
         """Somebody else has read on for it, up to there."""
         self._pdu_left, self._pdv_left, self._control = position

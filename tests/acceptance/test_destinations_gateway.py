@@ -127,7 +127,8 @@ def test_every_kind_gets_what_it_is_meant_to_get(tmp_path: Path) -> None:
             # what was away comes back
             (tmp_path / "not-mounted").mkdir()
             retried = running.run("pacsor", "retry", uid, "folder-2")
-            assert retried.returncode == 0, retried.stderr
+            # Its own next try may have come first.
+            assert retried.returncode == 0 or "is delivered" in retried.stderr
             wait_until(
                 lambda: (
                     deliveries_of(running.study(uid) or {})[("core", "folder-2")]["state"]

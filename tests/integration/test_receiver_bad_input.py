@@ -79,7 +79,7 @@ def test_a_data_set_that_cannot_be_taken_is_refused_with_its_meaning(
         ("store.refused", f"0x{status:04X}")
     ]
     assert running.nothing_half_written()
-    assert not list(running.spool.root.rglob(f"{instance_uid}.dcm"))
+    assert not running.files(f"{instance_uid}.dcm")
 
 
 def test_an_instance_uid_that_is_not_the_commands_is_refused(running: Receiver) -> None:
@@ -88,7 +88,7 @@ def test_an_instance_uid_that_is_not_the_commands_is_refused(running: Receiver) 
         status, _ = send(opened, encode(dataset), sop_instance_uid=claimed)
         opened.release()
     assert status == 0xA901
-    assert not list(running.spool.root.rglob(f"{dataset.SOPInstanceUID}.dcm"))
+    assert not running.files(f"{dataset.SOPInstanceUID}.dcm")
 
 
 @pytest.mark.parametrize("uid", ["../../../etc/passwd", "1.2.3/4", "1..2", "1.2.a", "1.2.", "."])
@@ -170,7 +170,7 @@ def test_half_an_instance_and_then_the_end_leaves_nothing(running: Receiver) -> 
         raw.shutdown(socket.SHUT_RDWR)
     wait_until(lambda: "Received Echo Response (Success)" in echoscu(running.port))
     assert running.nothing_half_written()
-    assert not list(running.spool.root.rglob(f"{dataset.SOPInstanceUID}.dcm"))
+    assert not running.files(f"{dataset.SOPInstanceUID}.dcm")
 
 
 def test_half_a_pdu_and_then_silence_is_ended_after_the_idle_timeout(running: Receiver) -> None:

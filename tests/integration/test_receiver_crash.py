@@ -104,7 +104,7 @@ def test_a_stop_lets_a_transfer_finish(tmp_path: Path) -> None:
         assert send(opened, encode(more), sop_instance_uid=more.SOPInstanceUID)[0] == 0
         opened.release()
         assert running.process.wait(12) == 0
-        held = {path.stem for path in running.spool.root.rglob("*.dcm")}
+        held = {path.stem for path in running.files("*.dcm")}
         assert held == {dataset.SOPInstanceUID, more.SOPInstanceUID}
 
 

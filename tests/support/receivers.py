@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import signal
@@ -84,9 +85,15 @@ class Receiver:
         paths = self.spool.instance_paths(study_uid, manifest.token)
         return {(path := self.spool.path(p)).stem: path for p in paths}
 
+    def files(self, pattern: str) -> list[Path]:
+        """The files in its spool whose names fit. Directories come and go meanwhile."""
+        walked = [(Path(at), names) for at, _, names in os.walk(self.spool.root)]
+        return [at / name for at, names in walked for name in fnmatch.filter(names, pattern)]
+
     def nothing_half_written(self) -> bool:
         """Whether no partial file is left."""
-        return not any(path.is_file() for path in (self.spool.root / "tmp").rglob("*"))
+        # Directories in it come and go with their associations.
+        return not any(files for *_, files in os.walk(self.spool.root / "tmp"))
 
 
 @contextmanager

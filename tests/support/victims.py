@@ -58,12 +58,12 @@ class Victim:
 
     def holds(self, uid: str, data_set: bytes) -> bool:
         """Whether the instance was kept, byte for byte."""
-        found = list(self.running.spool.root.rglob(f"{uid}.dcm"))
+        found = self.running.files(f"{uid}.dcm")
         return [p.read_bytes()[data_set_offset(p)[1] :] for p in found] == [data_set]
 
     def knows(self, uid: str) -> bool:
         """Whether there is a file of that name, whole or not."""
-        return any(self.running.spool.root.rglob(f"{uid}*"))
+        return bool(self.running.files(f"{uid}*"))
 
 
 class GoodSender(threading.Thread):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import socket
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -163,6 +165,55 @@ def test_no_more_is_waited_for_than_must_come(tmp_path: Path) -> None:
             os.close(fd)
         ours.close()
         theirs.close()
+
+
+class Poured(NamedTuple):
+    stop: int
+    errno: int
+    unread: bytes
+    pdu_left: int
+    pdv_left: int
+
+
+def pour(stream: bytes, file: int, pdv_left: int) -> Poured:
+    """A stream that goes on inside a PDV of a PDU of its own, until it is over."""
+    assert native is not None
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    wake, buffer = os.eventfd(0), memoryview(bytearray(1000))
+    with ours:
+        with theirs:
+            theirs.sendall(stream)
+        said = native.pour(
+            ours.fileno(), wake, file, buffer, 1, 0, pdv_left, 0, 0, 0, 0, 1 << 20, 1000
+        )
+        stop, errno, start, end, pdu_left, pdv_left, *_ = said
+        unread = bytes(buffer[start:end]) + ours.recv(1 << 20)
+    os.close(wake)
+    return Poured(stop, errno, unread, pdu_left, pdv_left)
+
+
+DATA = random.Random(1).randbytes(20_000)
+NEXT = struct.pack(">BxLLBB", 4, 8, 4, 1, 2) + b"jk"
+
+
+@needs_native
+def test_data_go_into_the_file(tmp_path: Path) -> None:
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    poured = pour(DATA + NEXT + b"rest", file, len(DATA))
+    assert poured == (Stop.ENDED, 0, b"rest", 0, 0)
+    assert os.pread(file, 30_000, 0) == DATA + b"jk"
+    os.close(file)
+
+
+@needs_native
+def test_a_full_disk_leaves_the_stream_where_it_is_known_to_be() -> None:
+    file = os.open("/dev/full", os.O_WRONLY)
+    poured = pour(DATA + NEXT, file, len(DATA))
+    os.close(file)
+    assert (poured.stop, poured.errno) == (Stop.FILE_FAILED, errno.ENOSPC)
+    assert poured.pdu_left == 0
+    assert poured.unread == (DATA + NEXT)[len(DATA) - poured.pdv_left :]
 
 
 @needs_native
