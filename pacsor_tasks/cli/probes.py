@@ -22,6 +22,7 @@ from pacsor_tasks.dicom.scu import Pacs
 from pacsor_tasks.disk import usage_of
 from pacsor_tasks.embedded_redis import OLDEST, find_binary
 from pacsor_tasks.errors import ConfigError, PacsorError, PeerUnavailable, Rejected
+from pacsor_tasks.native import native
 from pacsor_tasks.settings import Settings
 from pacsor_tasks.settings_types import CoreSettings, RisSettings
 from pacsor_tasks.tls import Tls
@@ -72,6 +73,7 @@ def all_probes(settings: Settings) -> Iterator[Probe]:
     for ris in settings.ris.values():
         yield _ris(ris, settings.RIS_TIMEOUT)
     yield Probe("PORT", lambda: _receiver_port(settings))
+    yield Probe("receiver", compiled_part)
     yield Probe("ADMIN_PORT", lambda: _http_port(settings, "ADMIN", "/healthz"))
     yield Probe("FLOWER_PORT", lambda: _http_port(settings, "FLOWER", "/healthcheck"))
 
@@ -311,6 +313,13 @@ def _receiver_port(settings: Settings) -> str:
     except PacsorError as exc:
         raise ConfigError(f"cannot listen on {address}: {problem}, and not by a receiver") from exc
     return f"{address}: the receiver answers C-ECHO"
+
+
+def compiled_part() -> str:
+    """Whether the receiver's inner loops are compiled. Not to be is no fault: it is only slower."""
+    if native is not None:
+        return "its inner loops are compiled"
+    return "its inner loops are not compiled: it does the same with more CPU (docs/receiver.md)"
 
 
 def _http_port(settings: Settings, name: str, path: str) -> str:
