@@ -5,6 +5,7 @@
  *   pour       P-DATA from a socket into a file     (receiver/pdata.py, inbound.py, incoming.py)
  *   write_new  a file, whole and synced             (receiver/incoming.py)
  *   add_new    a file to its study                  (receiver/associations.py)
+ *   store      C-STOREs like the one before, whole  (receiver/lane.py)
  *
  * Nothing here trusts a length that a peer sent: each is compared with what is there before it is
  * used. Whatever is unusual is left where it is, for Python to decide. All but `stride` run without
@@ -27,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 /* --- stride ------------------------------------------------------------------------------- */
@@ -610,6 +612,439 @@ static PyObject *add_new(PyObject *self, PyObject *args)
     return PyLong_FromLong(error);
 }
 
+/* --- store -------------------------------------------------------------------------------- */
+
+#define NAME_BYTES 1024
+#define UID_BYTES 64
+#define HEAD_ROOM 1024
+#define REPLY_ROOM 512
+#define C_STORE_RQ 0x0001
+#define C_STORE_RSP 0x8001
+#define NO_DATA_SET 0x0101
+#define PREAMBLE_BYTES 128
+/* What a data set like this has before its pixels at most; more is for Python. */
+#define MAX_ELEMENTS 10000
+
+/* What is known beforehand, since the C-STORE before was of the same kind. */
+struct lane {
+    int context_id, encoding, is_synced, gate, lock;
+    uint64_t inode;
+    Py_buffer sop_class, study, before, after;
+    const char *directory, *partials;
+};
+
+struct bytes {
+    const uint8_t *at;
+    size_t n;
+};
+
+/* A C-STORE in the buffer. */
+struct message {
+    struct bytes command, sop_class, uid; /* of the command, as sent */
+    uint32_t id;
+    size_t n_bytes, n_data;
+    size_t missing; /* if it is not whole: what must still come at least */
+    int n_pieces;
+    struct iovec pieces[MAX_PIECES + 1]; /* the file's: its head, and the data set */
+};
+
+struct storing {
+    struct lane lane;
+    struct pouring socket; /* for its socket and buffer only */
+    struct message message;
+    uint64_t number;
+    long long until_ns;
+    int n_stored;
+    uint8_t reply[REPLY_ROOM];
+    size_t n_reply, n_sent;
+};
+
+static struct bytes unpadded(struct bytes value)
+{
+    while (value.n && (value.at[value.n - 1] == 0 || value.at[value.n - 1] == ' '))
+        value.n--;
+    return value;
+}
+
+static int are_same(struct bytes a, const void *b, size_t n)
+{
+    return a.n == n && !memcmp(a.at, b, n);
+}
+
+/* As PS3.5 9.1 wants it, which forbids leading zeros, too. */
+static int is_uid(struct bytes uid)
+{
+    if (!uid.n || uid.n > UID_BYTES)
+        return 0;
+    size_t begin = 0;
+    for (size_t i = 0; i <= uid.n; i++) {
+        if (i < uid.n && uid.at[i] >= '0' && uid.at[i] <= '9')
+            continue;
+        if (i < uid.n && uid.at[i] != '.')
+            return 0;
+        if (i == begin || (uid.at[begin] == '0' && i - begin > 1))
+            return 0;
+        begin = i + 1;
+    }
+    return 1;
+}
+
+/* The command set: whether it is a C-STORE-RQ of the lane. */
+static int read_command(const struct lane *lane, struct message *m)
+{
+    struct element e;
+    int64_t previous = -1;
+    int found = 0;
+    for (Py_ssize_t at = 0, size = (Py_ssize_t)m->command.n; at < size; at = e.begin + e.length) {
+        const uint8_t *p = m->command.at;
+        if (!read_head(p, at, size, IMPLICIT_LE, &e) || e.tag <= previous || e.tag > 0xFFFF
+            || (uint64_t)e.length > (uint64_t)(size - e.begin))
+            return 0;
+        previous = e.tag;
+        p += e.begin;
+        struct bytes value = {p, e.length};
+        int is_short = e.length == 2;
+        if (e.tag == 0x0002 && are_same(unpadded(value), lane->sop_class.buf, lane->sop_class.len))
+            m->sop_class = value, found |= 1;
+        if (e.tag == 0x0100 && is_short && u16(p, 0) == C_STORE_RQ)
+            found |= 2;
+        if (e.tag == 0x0110 && is_short)
+            m->id = u16(p, 0), found |= 4;
+        if (e.tag == 0x0800 && is_short && u16(p, 0) != NO_DATA_SET)
+            found |= 8;
+        if (e.tag == 0x1000 && is_uid(unpadded(value)) && value.n <= UID_BYTES)
+            m->uid = value, found |= 16;
+    }
+    return found == 31;
+}
+
+/* The C-STORE that begins at `start`: ENDED if it is whole, IDLE if more must come. */
+static int find_message(const struct lane *lane, const struct pouring *s, struct message *m)
+{
+    const uint8_t *p = s->buffer + s->start, *end = s->buffer + s->end;
+    m->command.at = NULL;
+    m->n_data = 0;
+    m->n_pieces = 1; /* the first is the file's head */
+    for (;;) {
+        size_t here = (size_t)(end - p);
+        if (here && p[0] != P_DATA_TF)
+            return UNUSUAL;
+        if (here < HEAD_BYTES) {
+            m->missing = HEAD_BYTES - here;
+            return IDLE;
+        }
+        uint64_t length = u32(p + 2, 1);
+        if (length < HEAD_BYTES || length > s->capacity)
+            return UNUSUAL;
+        if (here < HEAD_BYTES + length) {
+            m->missing = (size_t)(HEAD_BYTES + length - here);
+            return IDLE;
+        }
+        const uint8_t *pdu_end = p + HEAD_BYTES + length;
+        for (p += HEAD_BYTES; p < pdu_end;) {
+            size_t left = (size_t)(pdu_end - p);
+            uint64_t n = left < HEAD_BYTES ? 0 : u32(p, 1);
+            if (n < 2 || n + 4 > left || p[4] != lane->context_id)
+                return UNUSUAL;
+            int control = p[5];
+            struct bytes value = {p + HEAD_BYTES, (size_t)n - 2};
+            p += 4 + n;
+            if (!m->command.at) {
+                if ((control & (COMMAND | LAST)) != (COMMAND | LAST))
+                    return UNUSUAL;
+                m->command = value;
+                if (!read_command(lane, m))
+                    return UNUSUAL;
+                continue;
+            }
+            if (control & COMMAND || m->n_pieces > MAX_PIECES)
+                return UNUSUAL;
+            if (value.n) {
+                m->pieces[m->n_pieces].iov_base = (void *)value.at;
+                m->pieces[m->n_pieces++].iov_len = value.n;
+                m->n_data += value.n;
+            }
+            if (control & LAST) {
+                m->n_bytes = (size_t)(p - (s->buffer + s->start));
+                return p == pdu_end ? ENDED : UNUSUAL;
+            }
+        }
+    }
+}
+
+/* As headers.glance and handlers._checked: whether it is what the command says, of the lane's
+ * study, and whole. All of that shows in its first piece, or it is for Python. */
+static int is_as_said(const struct lane *lane, const struct message *m)
+{
+    static const int64_t wanted[] = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E};
+    const uint8_t *data = m->pieces[1].iov_base;
+    Py_ssize_t size = (Py_ssize_t)m->pieces[1].iov_len, at = 0;
+    uint64_t end = 0;
+    int64_t previous = -1;
+    struct bytes found[4] = {{NULL, 0}};
+    if (m->n_pieces < 2)
+        return 0;
+    for (int left = MAX_ELEMENTS; at < size; left--) {
+        struct element e;
+        if (!left || !read_head(data, at, size, (enum encoding)lane->encoding, &e)
+            || e.tag <= previous || e.length == UNDEFINED)
+            return 0;
+        end = (uint64_t)e.begin + e.length;
+        int is_here = end <= (uint64_t)size;
+        for (int i = 0; i < 4; i++)
+            if (e.tag == wanted[i]) {
+                struct bytes value = {data + e.begin, e.length};
+                if (!is_here)
+                    return 0;
+                found[i] = unpadded(value);
+            }
+        if (!is_here)
+            break;
+        previous = e.tag;
+        at = (Py_ssize_t)end;
+    }
+    struct bytes uid = unpadded(m->uid);
+    return end == m->n_data && are_same(found[0], lane->sop_class.buf, lane->sop_class.len)
+           && are_same(found[1], uid.at, uid.n)
+           && are_same(found[2], lane->study.buf, lane->study.len) && is_uid(found[3]);
+}
+
+static size_t put(uint8_t *to, const void *value, size_t n)
+{
+    memcpy(to, value, n);
+    return n;
+}
+
+static size_t put_le(uint8_t *to, uint64_t value, int n)
+{
+    for (int i = 0; i < n; i++)
+        to[i] = (uint8_t)(value >> 8 * i);
+    return (size_t)n;
+}
+
+static size_t put_be32(uint8_t *to, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = (uint8_t)(value >> (24 - 8 * i));
+    return 4;
+}
+
+/* As incoming.file_meta and durability.sealed: what stands before the data set. */
+static size_t make_head(const struct lane *lane, const struct message *m, uint8_t *head)
+{
+    struct bytes uid = unpadded(m->uid);
+    size_t padded = uid.n + uid.n % 2;
+    size_t group = (size_t)lane->before.len + 8 + padded + (size_t)lane->after.len;
+    size_t n = PREAMBLE_BYTES;
+    memset(head, 0, PREAMBLE_BYTES);
+    n += put(head + n, "DICM\2\0\0\0UL\4\0", 12);
+    n += put_le(head + n, group, 4);
+    n += put(head + n, lane->before.buf, (size_t)lane->before.len);
+    n += put(head + n, "\2\0\3\0UI", 6);
+    n += put_le(head + n, padded, 2);
+    n += put(head + n, uid.at, uid.n);
+    if (uid.n % 2)
+        head[n++] = 0;
+    n += put(head + n, lane->after.buf, (size_t)lane->after.len);
+    if (lane->is_synced) {
+        put(head, "PACSORTK", 8);
+        put_le(head + 8, n + m->n_data, 8);
+    }
+    return n;
+}
+
+static size_t put_element(uint8_t *to, uint32_t number, struct bytes value)
+{
+    size_t n = put_le(to, 0, 2);
+    n += put_le(to + n, number, 2);
+    n += put_le(to + n, value.n + value.n % 2, 4);
+    n += put(to + n, value.at, value.n);
+    if (value.n % 2)
+        to[n++] = 0;
+    return n;
+}
+
+static size_t put_us(uint8_t *to, uint32_t number, uint32_t value)
+{
+    uint8_t two[2] = {(uint8_t)value, (uint8_t)(value >> 8)};
+    struct bytes bytes = {two, 2};
+    return put_element(to, number, bytes);
+}
+
+/* As commands.store_response, of a success. */
+static size_t make_reply(const struct lane *lane, const struct message *m, uint8_t *reply)
+{
+    uint8_t *set = reply + 2 * HEAD_BYTES;
+    size_t n = 12; /* the group's length comes last */
+    n += put_element(set + n, 0x0002, m->sop_class);
+    n += put_us(set + n, 0x0100, C_STORE_RSP);
+    n += put_us(set + n, 0x0120, m->id);
+    n += put_us(set + n, 0x0800, NO_DATA_SET);
+    n += put_us(set + n, 0x0900, 0);
+    n += put_element(set + n, 0x1000, m->uid);
+    uint8_t four[4];
+    put_le(four, n - 12, 4);
+    struct bytes length = {four, 4};
+    put_element(set, 0x0000, length);
+    reply[0] = P_DATA_TF;
+    reply[1] = 0;
+    put_be32(reply + 2, (uint32_t)n + 6);
+    put_be32(reply + 6, (uint32_t)n + 2);
+    reply[10] = (uint8_t)lane->context_id;
+    reply[11] = COMMAND | LAST;
+    return n + 2 * HEAD_BYTES;
+}
+
+/* The whole instance into its study: whether that was done. If not, nothing was. */
+static int keep(struct storing *s)
+{
+    const struct lane *lane = &s->lane;
+    struct message *m = &s->message;
+    struct bytes uid = unpadded(m->uid);
+    char partial[NAME_BYTES], final[NAME_BYTES];
+    uint8_t head[HEAD_ROOM];
+    int fd;
+    int n = snprintf(partial, NAME_BYTES, "%s.%llu.partial", lane->partials,
+                     (unsigned long long)++s->number);
+    int o = snprintf(final, NAME_BYTES, "%s/%.*s.dcm", lane->directory, (int)uid.n, uid.at);
+    if (n < 0 || n >= NAME_BYTES || o < 0 || o >= NAME_BYTES)
+        return 0;
+    m->pieces[0].iov_base = head;
+    m->pieces[0].iov_len = make_head(lane, m, head);
+    if (make_file(partial, m->pieces, m->n_pieces, lane->is_synced, &fd))
+        return 0;
+    int error = add(lane->gate, lane->lock, lane->directory, lane->inode, partial, final);
+    close(fd);
+    if (error)
+        unlink(partial);
+    return !error;
+}
+
+/* Whatever of the answer the connection takes now. */
+static int answer(struct storing *s)
+{
+    s->n_reply = make_reply(&s->lane, &s->message, s->reply);
+    s->n_sent = 0;
+    ssize_t n;
+    do
+        n = send(s->socket.sock, s->reply, s->n_reply, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        s->socket.error = errno;
+        return SOCKET_FAILED;
+    }
+    s->n_sent = n < 0 ? 0 : (size_t)n;
+    return s->n_sent < s->n_reply ? ENOUGH : -1;
+}
+
+/* Read on: -1 if something came, or why not. What is unread is at the buffer's beginning then. */
+static int read_on(struct pouring *p, size_t missing)
+{
+    memmove(p->buffer, p->buffer + p->start, p->end - p->start);
+    p->end -= p->start;
+    p->start = 0;
+    if (missing > p->capacity - p->end)
+        return UNUSUAL;
+    for (;;) {
+        ssize_t n = recv(p->sock, p->buffer + p->end, p->capacity - p->end, MSG_DONTWAIT);
+        if (n > 0) {
+            p->end += (size_t)n;
+            return -1;
+        }
+        if (n == 0)
+            return HUNG_UP;
+        if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            if (!wait_for_more(p, missing < LARGE_BYTES ? missing : LARGE_BYTES))
+                return IDLE;
+        } else if (errno != EINTR) {
+            p->error = errno;
+            return SOCKET_FAILED;
+        }
+    }
+}
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static int store_all(struct storing *s)
+{
+    int stop = -1;
+    while (stop < 0) {
+        stop = find_message(&s->lane, &s->socket, &s->message);
+        if (stop == IDLE) {
+            stop = read_on(&s->socket, s->message.missing);
+        } else if (stop == ENDED) {
+            if (!is_as_said(&s->lane, &s->message) || !keep(s))
+                return UNUSUAL;
+            s->n_stored++;
+            s->socket.start += s->message.n_bytes;
+            stop = answer(s);
+            if (stop < 0 && now_ns() >= s->until_ns)
+                stop = ENOUGH;
+        }
+    }
+    return stop;
+}
+
+PyDoc_STRVAR(store_doc,
+"store(sock, wake, buffer, start, end, patience_ms, until_ns, number, context_id, encoding,\n"
+"      is_synced, gate, lock, inode, sop_class, study, before, after, directory, partials)\n"
+"-> (stop, errno, start, end, n_stored, number, unsent)");
+
+static PyObject *store(PyObject *self, PyObject *args)
+{
+    Py_buffer buffer;
+    Py_ssize_t start, end;
+    unsigned long long number, inode;
+    PyObject *said = NULL;
+    struct storing *s = PyMem_RawCalloc(1, sizeof *s);
+    (void)self;
+    if (!s)
+        return PyErr_NoMemory();
+    struct lane *lane = &s->lane;
+    struct pouring *p = &s->socket;
+    if (!PyArg_ParseTuple(args, "iiw*nniLKiipiiKy*y*y*y*ss", &p->sock, &p->wake, &buffer, &start,
+                          &end, &p->patience_ms, &s->until_ns, &number, &lane->context_id,
+                          &lane->encoding, &lane->is_synced, &lane->gate, &lane->lock, &inode,
+                          &lane->sop_class, &lane->study, &lane->before, &lane->after,
+                          &lane->directory, &lane->partials)) {
+        PyMem_RawFree(s);
+        return NULL;
+    }
+    if (start < 0 || end < start || end > buffer.len || lane->encoding < 0
+        || lane->encoding >= N_ENCODINGS || lane->sop_class.len > UID_BYTES
+        || lane->before.len + lane->after.len > HEAD_ROOM - PREAMBLE_BYTES - 32 - UID_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "no such lane");
+    } else {
+        int stop;
+        p->buffer = buffer.buf;
+        p->capacity = (size_t)buffer.len;
+        p->start = (size_t)start;
+        p->end = (size_t)end;
+        p->lowest = 1;
+        s->number = number;
+        lane->inode = inode;
+        Py_BEGIN_ALLOW_THREADS
+        stop = store_all(s);
+        wake_at(p, 1);
+        Py_END_ALLOW_THREADS
+        said = Py_BuildValue("iinniKy#", stop, p->error, (Py_ssize_t)p->start, (Py_ssize_t)p->end,
+                             s->n_stored, (unsigned long long)s->number,
+                             (const char *)s->reply + s->n_sent,
+                             (Py_ssize_t)(s->n_reply - s->n_sent));
+    }
+    PyBuffer_Release(&buffer);
+    Py_buffer *lent[] = {&lane->sop_class, &lane->study, &lane->before, &lane->after};
+    for (int i = 0; i < 4; i++)
+        PyBuffer_Release(lent[i]);
+    PyMem_RawFree(s);
+    return said;
+}
+
 /* --- the module --------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
@@ -618,6 +1053,7 @@ static PyMethodDef methods[] = {
     {"fill", native_fill, METH_VARARGS, fill_doc},
     {"write_new", write_new, METH_VARARGS, write_new_doc},
     {"add_new", add_new, METH_VARARGS, add_new_doc},
+    {"store", store, METH_VARARGS, store_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -67,6 +67,32 @@ class Native(Protocol):
     ) -> int:
         """`receiver.associations.OpenAssociation.add_new`: 0, or the errno."""
 
+    def store(  # noqa: PLR0913, PLR0917 - of C
+        self,
+        sock: int,
+        wake: int,
+        buffer: memoryview,
+        start: int,
+        end: int,
+        patience_ms: int,
+        until_ns: int,
+        number: int,
+        context_id: int,
+        encoding: int,
+        is_synced: bool,
+        gate: int,
+        lock: int,
+        inode: int,
+        sop_class: bytes,
+        study: bytes,
+        before: bytes,
+        after: bytes,
+        directory: str,
+        partials: str,
+        /,
+    ) -> tuple[int, int, int, int, int, int, bytes]:
+        """`receiver.lane`: stop, errno, the buffer's unread part, instances, number, unsent."""
+
 
 def _load() -> Native | None:
     if os.environ.get("WITHOUT_NATIVE"):

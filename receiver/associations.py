@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from pacsor_tasks.native import native
 from pacsor_tasks.spool import Spool, StudyLock, fsync_dir, make_shared
@@ -20,6 +21,14 @@ from receiver.processes import PARTIAL_SUFFIX, Living, Process
 
 #: Lines of the log about instances of one association, per event; the rest is only counted.
 MAX_TOLD = 20
+
+
+class Joined(NamedTuple):
+    """A study that an association has joined: where its instances are put."""
+
+    directory: Path
+    #: another one has been closed since
+    inode: int
 
 
 class OpenAssociation:
@@ -38,8 +47,8 @@ class OpenAssociation:
         self.peer = peer
         self.n_stored = 0
         self.n_refused = 0
-        #: study → the incoming directory it joined, and its inode; None between mark and directory
-        self._joined: dict[str, tuple[Path, int] | None] = {}
+        #: None between mark and directory
+        self._joined: dict[str, Joined | None] = {}
         self._warned: set[str] = set()
         self._n_told: Counter[str] = Counter()
         #: of the study it sent last; guarded, since an abort ends the association from outside
@@ -56,10 +65,18 @@ class OpenAssociation:
         Raises:
             OSError: The spool cannot be written.
         """
+        return f"{self.new_partials()}{PARTIAL_SUFFIX}"
+
+    def new_partials(self) -> str:
+        """As `new_partial`, without its suffix: a name that further ones may begin with.
+
+        Raises:
+            OSError: The spool cannot be written.
+        """
         if not self._has_partials:
             os.mkdir(self._partials)  # noqa: PTH102 - a string, as it is used
             self._has_partials = True
-        return f"{self._partials}/{self.process.new_name()}{PARTIAL_SUFFIX}"
+        return f"{self._partials}/{self.process.new_name()}"
 
     def tidy(self) -> None:
         """A partial file is gone: so is their directory if it was the last of a closed one."""
@@ -105,6 +122,30 @@ class OpenAssociation:
                 self._end()
             return is_done
 
+    def joined(self, study_uid: str) -> Joined | None:
+        """The study's directory, if instances can be added to it as things are."""
+        with self._guard:
+            lock = self._lock
+            is_held = lock is not None and lock.study_uid == study_uid and not self._is_closed
+            return self._joined.get(study_uid) if is_held else None
+
+    def own_locks(self, study_uid: str) -> tuple[int, int] | None:
+        """Its gate and its lock for somebody who closes them: the association may end at any time.
+
+        Raises:
+            OSError: There are too many open files.
+        """
+        with self._guard:
+            lock = self._lock
+            if lock is None or lock.study_uid != study_uid:
+                return None
+            gate = os.dup(lock.gate_fd)
+            try:
+                return gate, os.dup(lock.lock_fd)
+            except OSError:
+                os.close(gate)
+                raise
+
     def join(self, study_uid: str) -> Path:
         """The directory to put an instance in, with the association's mark set.
 
@@ -128,7 +169,7 @@ class OpenAssociation:
         journal.append(directory, "association", calling_aet=self.calling_aet)
         # Also when another process made the directory: it may not have come to this line.
         fsync_dir(directory.parent)
-        self._joined[study_uid] = directory, directory.stat().st_ino
+        self._joined[study_uid] = Joined(directory, directory.stat().st_ino)
         return directory
 
     def warn_once(self, study_uid: str) -> bool:

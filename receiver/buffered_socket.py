@@ -16,13 +16,14 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
 from pacsor_tasks.native import native
+from receiver.lane import Lane, Turn
 from receiver.pdata import HEAD_BYTES, Position
 from receiver.pouring import Poured, Sink, Stop
 from receiver.waking import Wake
 
 #: What one look may bring, and the longest PDU that is not P-DATA: an A-ASSOCIATE-RQ of 128
-#: contexts with 40 transfer syntaxes each has about 150 kB.
-BUFFER_BYTES = 1 << 18
+#: contexts with 40 transfer syntaxes each has about 150 kB. A CT or MR image fits as a whole.
+BUFFER_BYTES = 5 << 17
 #: When so much came at once there is more, and larger writes are cheaper.
 MUCH_BYTES = 1 << 15
 #: What is poured into a file at once at most, before others look.
@@ -149,6 +150,23 @@ class BufferedSocket(AssociationSocket):
         if stop == Stop.SOCKET_FAILED:
             raise OSError(errno, os.strerror(errno))
         return Poured(Stop(stop), errno, Position(pdu_left, pdv_left, control), n_written, n_begun)
+
+    @property
+    def may_store(self) -> bool:
+        """Whether a lane can take from here."""
+        return native is not None and self._is_plain
+
+    def store(self, lane: Lane) -> Turn:
+        """Let a lane take what comes. Only if it `may_store`, and what is unread begins a message.
+
+        Raises:
+            OSError: The connection is broken; what was stored before, is.
+        """
+        turn = lane.take(
+            (self._fd, self._wake_fd), self._buffer, (self._start, self._end), PATIENCE_MS
+        )
+        self._start, self._end = turn.start, turn.end
+        return turn
 
     def recv(self, nr_bytes: int) -> bytearray:
         """As pynetdicom's, of what is in the buffer: less is as if the peer had hung up."""

@@ -16,8 +16,10 @@ from pacsor_tasks.dicom.elements import Buffer
 from pacsor_tasks.dicom.headers import Glance, Peek, glance, has_leading_zero, is_uid, peek
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
+from pacsor_tasks.native import native
 from receiver.associations import OpenAssociation
 from receiver.incoming import Incoming, Outcome, Partial
+from receiver.lane import Lane
 from receiver.pouring import Channel, Stop
 from receiver.status import StoreStatus
 
@@ -39,6 +41,7 @@ class StoreRequest:
     #: of the presentation context it came in
     abstract_syntax_uid: str
     transfer_syntax_uid: str
+    context_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Arrival:
         self._n_writes = 0
         #: at what came first of the data set
         self._glance: Glance | None = None
+        #: what was stored, if it was new
+        self._stored: InstanceHeader | None = None
 
     def write(self, pieces: Sequence[memoryview]) -> None:
         """Take the next pieces of the data set: at most `incoming.MAX_PIECES`.
@@ -131,6 +136,21 @@ class Arrival:
         else:
             self._association.n_stored += 1
         return answer
+
+    def lane(self, before: Lane | None) -> Lane | None:
+        """After `finish`: what takes further instances like this one; None if nothing does.
+
+        Args:
+            before: The association's lane until now.
+        """
+        if self._stored is None or native is None:
+            return None
+        try:
+            return self._incoming.lane(
+                self._association, self._stored, self._request.context_id, before
+            )
+        except OSError:
+            return None
 
     def abandon(self) -> None:
         """The rest never comes: nothing stays. Safe to repeat."""
@@ -191,6 +211,8 @@ class Arrival:
 
     def _keep(self, partial: Partial, header: InstanceHeader) -> Answer:
         outcome = self._incoming.keep(partial, header, self._association)
+        if outcome is Outcome.STORED:
+            self._stored = header
         _tell(header, outcome, self._association)
         return SUCCESS
 

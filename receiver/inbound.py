@@ -186,6 +186,7 @@ class Inbound:
             sop_instance_uid=uid_text(command.sop_instance_uid),
             abstract_syntax_uid=context.abstract_syntax_uid,
             transfer_syntax_uid=context.transfer_syntax_uid,
+            context_id=context_id,
         )
         self._store = _Store(command, self._port.begin(request))
         if not command.has_data_set:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from pacsor_tasks import __version__
-from pacsor_tasks.dicom.elements import Buffer
+from pacsor_tasks.dicom.elements import DEFLATED_LE, Buffer
 from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.models import InstanceHeader
@@ -32,6 +32,7 @@ from pacsor_tasks.spool import INSTANCE_SUFFIX, fsync_dir
 from receiver import journal
 from receiver.associations import OpenAssociation
 from receiver.durability import Durability, begin_writing, seal, sealed
+from receiver.lane import Kind, Lane
 from receiver.naming import rename_new
 from receiver.pouring import Channel, Poured, Sink
 from receiver.processes import Process
@@ -268,6 +269,43 @@ class Incoming:
             return outcome
         finally:
             partial.discard()
+
+    def lane(
+        self,
+        association: OpenAssociation,
+        header: InstanceHeader,
+        context_id: int,
+        before: Lane | None,
+    ) -> Lane | None:
+        """What takes instances like one that was just kept; None if nothing does.
+
+        Args:
+            association: Who sends.
+            header: The instance's UIDs.
+            context_id: The presentation context it came in.
+            before: The lane until now: it stays if it fits.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        joined = association.joined(header.study_uid)
+        syntax_uid = header.transfer_syntax_uid
+        if joined is None or self.durability is Durability.INSTANCE or syntax_uid == DEFLATED_LE:
+            return None
+        kind = Kind(context_id, header.sop_class_uid, syntax_uid, header.study_uid, joined)
+        if before is not None and before.kind == kind:
+            return before
+        partials = association.new_partials()
+        locks = association.own_locks(header.study_uid)
+        return locks and Lane(
+            kind=kind,
+            association=association,
+            check_room=self.check_room,
+            is_synced=self.durability is Durability.GROUP,
+            locks=locks,
+            meta=_around_instance(header.sop_class_uid, syntax_uid),
+            partials=partials,
+        )
 
     def _settle(self, partial: Partial) -> None:
         if self.durability is Durability.GROUP:

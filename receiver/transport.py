@@ -27,6 +27,7 @@ from pynetdicom.transport import RequestHandler
 from receiver.buffered_socket import BUFFER_BYTES, BufferedSocket
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
+from receiver.lane import REPLY_BYTES, Lane
 from receiver.pdata import Malformed
 from receiver.pouring import Stop
 from receiver.waking import Checkpoint, SteadyTimer, TellingQueue
@@ -115,13 +116,16 @@ class StreamingDul(DULServiceProvider):
         self._run_loop_delay = 0
         # Their limits are set by the association.
         self._idle_timer, self.artim_timer = SteadyTimer(None), SteadyTimer(None)
-        self.begin = begin
+        self._begin = begin
         self.on_end: Callable[[], None] = lambda: None
         self.inbound = Inbound(self)
         self.to_provider_queue = TellingQueue(self._wake)
         self._accepted: dict[int, Accepted] = {}
         self._peer_maximum: int | None = None
         self._is_told = False
+        #: the C-STORE that Python took last, until it was asked for what takes others like it
+        self._arrival: Arrival | None = None
+        self._lane: Lane | None = None
 
     @property
     def must_wait(self) -> bool:
@@ -153,6 +157,11 @@ class StreamingDul(DULServiceProvider):
             )
         return self._accepted[context_id]
 
+    def begin(self, request: StoreRequest) -> Arrival:
+        """A C-STORE begins."""
+        self._arrival = self._begin(request)
+        return self._arrival
+
     def pass_on(self, context_id: int, control: int, data: bytes) -> None:
         """Let pynetdicom have a PDV, as if it had read it."""
         primitive = P_DATA()
@@ -182,6 +191,7 @@ class StreamingDul(DULServiceProvider):
             self.socket.close()
         finally:
             self.inbound.abandon()
+            self._close_lane()
             self.socket.wake.close()
             self.on_end()
 
@@ -217,13 +227,10 @@ class StreamingDul(DULServiceProvider):
         self._idle_timer.stop()  # the caller starts it anew
         sock = self.socket
         while True:
-            try:
-                sock.consume(self.inbound.take(sock.unread))
-            except Malformed as exc:
-                self._give_up(str(exc))
+            stop = self._store()
+            if stop is Stop.HUNG_UP or (stop is Stop.IDLE and not sock.unread):
                 return
-            except OSError as exc:
-                self._hung_up(_why(exc))
+            if not self._take():
                 return
             if sock.unread:
                 if sock.has_pdu:
@@ -234,6 +241,56 @@ class StreamingDul(DULServiceProvider):
                 return
             if not self._more():
                 return
+
+    def _take(self) -> bool:
+        """Take what was read, in Python; whether the association goes on."""
+        try:
+            self.socket.consume(self.inbound.take(self.socket.unread))
+        except Malformed as exc:
+            self._give_up(str(exc))
+            return False
+        except OSError as exc:
+            self._hung_up(_why(exc))
+            return False
+        return True
+
+    def _store(self) -> Stop | None:
+        """Let what comes be stored by a lane. Why it went no further; None if there is none."""
+        lane = self._lane_now()
+        if lane is None:
+            return None
+        turn = self.socket.store(lane)
+        try:
+            if turn.unsent:
+                self.reply(turn.unsent)
+        except OSError as exc:
+            turn = turn._replace(stop=Stop.SOCKET_FAILED, errno=exc.errno or 0)
+        if turn.stop is Stop.HUNG_UP and self.socket.unread:
+            # Not a whole message: Python looks at it, and sees the end again.
+            return None
+        if turn.stop is Stop.HUNG_UP:
+            self._hung_up(HUNG_UP)
+        elif turn.stop is Stop.SOCKET_FAILED:
+            self._hung_up(os.strerror(turn.errno))
+            return Stop.HUNG_UP
+        return turn.stop
+
+    def _lane_now(self) -> Lane | None:
+        """What takes the message that comes next, if it is like the one before."""
+        if not (self.inbound.is_between_messages and self.socket.may_store):
+            return None
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            fitting = arrival.lane(self._lane) if not 0 < self.peer_maximum < REPLY_BYTES else None
+            if fitting is not self._lane:
+                self._close_lane()
+                self._lane = fitting
+        return self._lane if self._lane is not None and self._lane.is_worth_it else None
+
+    def _close_lane(self) -> None:
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
 
     def _more(self) -> bool:
         """Read on: into the buffer, or into the file. Whether that is worth another look."""

@@ -124,6 +124,11 @@ def find_ordinary(data: Buffer, syntax: str, wanted: frozenset[int]) -> Ordinary
     return Ordinary(found, last.at + last.length)
 
 
+def number_of(syntax: str) -> int:
+    """The encoding of a transfer syntax, as `_native` counts them. Not of the deflated one."""
+    return _NUMBERS[_encoding(syntax)]
+
+
 def _encoding(syntax: str) -> Encoding:
     return {IMPLICIT_LE: IMPLICIT, EXPLICIT_BE: BIG}.get(syntax, EXPLICIT)
 

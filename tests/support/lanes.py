@@ -1,0 +1,166 @@
+"""An association's way through the receiver without pynetdicom: with the lane, and without it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pacsor_tasks.spool import Spool
+from receiver.associations import OpenAssociation
+from receiver.buffered_socket import BUFFER_BYTES
+from receiver.durability import Durability
+from receiver.handlers import Arrival, StoreRequest
+from receiver.inbound import Accepted, Inbound
+from receiver.incoming import Incoming
+from receiver.lane import Lane
+from receiver.pdata import Malformed
+from receiver.pouring import Stop
+from tests.support import raw_dicom as raw
+from tests.support.spools import open_site
+
+
+@dataclass
+class Served:
+    """What came of a stream."""
+
+    #: how it ended: open, malformed, or with a PDU that is not P-DATA
+    end: str = "open"
+    answers: bytes = b""
+    #: <study>/<instance>.dcm → its bytes
+    files: dict[str, bytes] = field(default_factory=dict)
+    n_stored: int = 0
+    n_refused: int = 0
+    #: messages that are not C-STORE
+    passed: bytes = b""
+
+
+@dataclass
+class Way:
+    """Serves streams; as `transport.StreamingDul` does.
+
+    Args:
+        root: Of the spool.
+        contexts: That were accepted.
+        durability: Of the receiver.
+        has_lane: Whether a lane may take what fits it.
+        n_bytes: Of the buffer.
+    """
+
+    root: Path
+    contexts: Mapping[int, Accepted]
+    durability: Durability = Durability.GROUP
+    has_lane: bool = True
+    n_bytes: int = BUFFER_BYTES
+    #: how many instances lanes took
+    n_by_lane: int = 0
+    peer_maximum: int = 0
+
+    def serve(self, parts: Sequence[bytes]) -> Served:
+        """Serve one association to its end. Each part comes when those before are dealt with."""
+        served = Served()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._sock, self._peer, self._served, self._parts = ours, theirs, served, deque(parts)
+        with open_site(Spool(self.root)) as site, ours, theirs:
+            self._association = OpenAssociation(site.process, "RAW", "10.0.0.1:4711")
+            self._incoming = Incoming(site.process, "keep-first", durability=self.durability)
+            self._arrival: Arrival | None = None
+            self._lane: Lane | None = None
+            served.end = self._pump()
+            with suppress(BlockingIOError):
+                served.answers = theirs.recv(1 << 20)
+            served.n_stored = self._association.n_stored
+            served.n_refused = self._association.n_refused
+            served.files = {
+                f"{path.parent.name}/{path.name}": path.read_bytes()
+                for path in (self.root / "incoming").glob("*/*.dcm")
+            }
+            if self._lane is not None:
+                self._lane.close()
+            left = [p for p in (self.root / "tmp").rglob("*") if p.is_file()]
+            assert not left, left
+            self._association.close()
+        return served
+
+    # --- what `Inbound` needs
+
+    def accepted(self, context_id: int) -> Accepted | None:
+        """As it was negotiated."""
+        return self.contexts.get(context_id)
+
+    def begin(self, request: StoreRequest) -> Arrival:
+        """A C-STORE."""
+        self._arrival = Arrival(self._incoming, request, self._association)
+        return self._arrival
+
+    def pass_on(self, context_id: int, control: int, data: bytes) -> None:
+        """Another message."""
+        # How their data are cut up is the buffer's size.
+        self._served.passed += bytes((context_id,)) + data if control & raw.COMMAND else data
+
+    def reply(self, pdus: bytes) -> None:
+        """An answer."""
+        self._sock.sendall(pdus)
+
+    def _pump(self) -> str:
+        inbound, buffer = Inbound(self), memoryview(bytearray(self.n_bytes))
+        start = end = 0
+        wake = os.eventfd(0)
+        try:
+            while True:
+                self._send_next()
+                lane = self._lane_now(inbound)
+                if lane is not None:
+                    before = self._association.n_stored
+                    turn = lane.take((self._sock.fileno(), wake), buffer, (start, end), 0)
+                    start, end = turn.start, turn.end
+                    self.n_by_lane += self._association.n_stored - before
+                    assert not turn.errno
+                    if turn.unsent:
+                        self.reply(turn.unsent)
+                    if turn.stop is Stop.HUNG_UP and start == end:
+                        inbound.abandon()
+                        return "open"
+                try:
+                    start += inbound.take(buffer[start:end])
+                except Malformed:
+                    inbound.abandon()
+                    return "malformed"
+                if start < end:
+                    inbound.abandon()
+                    return "other"
+                start = end = 0
+                with suppress(BlockingIOError):
+                    end = self._sock.recv_into(buffer)
+                    if not end:
+                        inbound.abandon()
+                        return "open"
+        finally:
+            os.close(wake)
+
+    def _send_next(self) -> None:
+        if select.select([self._sock], [], [], 0)[0]:
+            return
+        if self._parts:
+            self._peer.sendall(self._parts.popleft())
+        else:
+            self._peer.shutdown(socket.SHUT_WR)
+
+    def _lane_now(self, inbound: Inbound) -> Lane | None:
+        if not (self.has_lane and inbound.is_between_messages):
+            return None
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            fitting = arrival.lane(self._lane)
+            if fitting is not self._lane:
+                if self._lane is not None:
+                    self._lane.close()
+                self._lane = fitting
+        return self._lane if self._lane is not None and self._lane.is_worth_it else None
