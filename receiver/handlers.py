@@ -25,7 +25,7 @@ from receiver.status import StoreStatus
 
 log = structlog.get_logger(__name__)
 
-#: A data set that never ends must not fill the disk: how often to look, in writes of up to 256 kB.
+#: A data set that never ends must not fill the disk: how often to look, in writes of up to 640 kB.
 WRITES_PER_LOOK = 64
 
 T = TypeVar("T")

@@ -167,6 +167,15 @@ def test_what_always_is_too_large_is_no_longer_tried(tmp_path: Path) -> None:
     assert not way._lane.is_worth_it
 
 
+def test_answers_that_are_not_taken_at_once_come_whole_and_in_order(tmp_path: Path) -> None:
+    parts = [message(1, f"1.9.{n}", data_set(1, f"1.9.{n}")) for n in range(100)]
+    way = Way(tmp_path / "lane", CONTEXTS, send_bytes=4096)
+    served = way.serve(parts)
+    assert (served.n_stored, way.n_by_lane) == (100, 99)
+    assert way.n_unsent > 3
+    assert served == Way(tmp_path / "python", CONTEXTS, has_lane=False).serve(parts)
+
+
 def test_another_study_class_syntax_and_one_again(tmp_path: Path) -> None:
     order = [(1, 0), (1, 0), (3, 0), (3, 0), (5, 0), (5, 0), (1, 1), (1, 1), (1, 0), (1, 0), (7, 0)]
     parts = [

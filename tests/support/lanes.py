@@ -57,8 +57,11 @@ class Way:
     durability: Durability = Durability.GROUP
     has_lane: bool = True
     n_bytes: int = BUFFER_BYTES
-    #: how many instances lanes took
+    #: of the socket, for answers; None: as it comes
+    send_bytes: int | None = None
+    #: how many instances lanes took, and how often an answer of theirs was not taken at once
     n_by_lane: int = 0
+    n_unsent: int = 0
     peer_maximum: int = 0
 
     def serve(self, parts: Sequence[bytes]) -> Served:
@@ -67,6 +70,8 @@ class Way:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
+        if self.send_bytes is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_bytes)
         self._sock, self._peer, self._served, self._parts = ours, theirs, served, deque(parts)
         with open_site(Spool(self.root)) as site, ours, theirs:
             self._association = OpenAssociation(site.process, "RAW", "10.0.0.1:4711")
@@ -74,8 +79,7 @@ class Way:
             self._arrival: Arrival | None = None
             self._lane: Lane | None = None
             served.end = self._pump()
-            with suppress(BlockingIOError):
-                served.answers = theirs.recv(1 << 20)
+            self._read_answers()
             served.n_stored = self._association.n_stored
             served.n_refused = self._association.n_refused
             served.files = {
@@ -107,7 +111,16 @@ class Way:
 
     def reply(self, pdus: bytes) -> None:
         """An answer."""
-        self._sock.sendall(pdus)
+        while pdus:
+            try:
+                pdus = pdus[self._sock.send(pdus) :]
+            except BlockingIOError:
+                self._read_answers()
+
+    def _read_answers(self) -> None:
+        with suppress(BlockingIOError):
+            while piece := self._peer.recv(1 << 16):
+                self._served.answers += piece
 
     def _pump(self) -> str:
         inbound, buffer = Inbound(self), memoryview(bytearray(self.n_bytes))
@@ -124,6 +137,7 @@ class Way:
                     self.n_by_lane += self._association.n_stored - before
                     assert not turn.errno
                     if turn.unsent:
+                        self.n_unsent += 1
                         self.reply(turn.unsent)
                     if turn.stop is Stop.HUNG_UP and start == end:
                         inbound.abandon()
