@@ -616,6 +616,8 @@ static PyObject *add_new(PyObject *self, PyObject *args)
 
 #define NAME_BYTES 1024
 #define UID_BYTES 64
+/* A C-STORE-RQ's has some 100. */
+#define MAX_COMMAND_BYTES 1024
 #define HEAD_ROOM 1024
 #define REPLY_ROOM 512
 #define C_STORE_RQ 0x0001
@@ -653,7 +655,8 @@ struct storing {
     struct pouring socket; /* for its socket and buffer only */
     struct message message;
     uint64_t number;
-    long long until_ns;
+    /* when the turn ends, and when the message began to come that is not whole yet; 0: none is */
+    long long until_ns, begun_ns;
     int n_stored;
     uint8_t reply[REPLY_ROOM];
     size_t n_reply, n_sent;
@@ -695,6 +698,8 @@ static int read_command(const struct lane *lane, struct message *m)
     struct element e;
     int64_t previous = -1;
     int found = 0;
+    if (m->command.n > MAX_COMMAND_BYTES)
+        return 0;
     for (Py_ssize_t at = 0, size = (Py_ssize_t)m->command.n; at < size; at = e.begin + e.length) {
         const uint8_t *p = m->command.at;
         if (!read_head(p, at, size, IMPLICIT_LE, &e) || e.tag <= previous || e.tag > 0xFFFF
@@ -704,7 +709,10 @@ static int read_command(const struct lane *lane, struct message *m)
         p += e.begin;
         struct bytes value = {p, e.length};
         int is_short = e.length == 2;
-        if (e.tag == 0x0002 && are_same(unpadded(value), lane->sop_class.buf, lane->sop_class.len))
+        /* What is echoed in the answer is bounded as it was sent, padding and all. */
+        int is_uid_long = e.length <= UID_BYTES;
+        if (e.tag == 0x0002 && is_uid_long
+            && are_same(unpadded(value), lane->sop_class.buf, lane->sop_class.len))
             m->sop_class = value, found |= 1;
         if (e.tag == 0x0100 && is_short && u16(p, 0) == C_STORE_RQ)
             found |= 2;
@@ -712,7 +720,7 @@ static int read_command(const struct lane *lane, struct message *m)
             m->id = u16(p, 0), found |= 4;
         if (e.tag == 0x0800 && is_short && u16(p, 0) != NO_DATA_SET)
             found |= 8;
-        if (e.tag == 0x1000 && is_uid(unpadded(value)) && value.n <= UID_BYTES)
+        if (e.tag == 0x1000 && is_uid_long && is_uid(unpadded(value)))
             m->uid = value, found |= 16;
     }
     return found == 31;
@@ -757,13 +765,12 @@ static int find_message(const struct lane *lane, const struct pouring *s, struct
                     return UNUSUAL;
                 continue;
             }
-            if (control & COMMAND || m->n_pieces > MAX_PIECES)
+            /* Each piece counts, so that looking at them again as more comes stays cheap. */
+            if (control & COMMAND || m->n_pieces > MAX_PIECES || !value.n)
                 return UNUSUAL;
-            if (value.n) {
-                m->pieces[m->n_pieces].iov_base = (void *)value.at;
-                m->pieces[m->n_pieces++].iov_len = value.n;
-                m->n_data += value.n;
-            }
+            m->pieces[m->n_pieces].iov_base = (void *)value.at;
+            m->pieces[m->n_pieces++].iov_len = value.n;
+            m->n_data += value.n;
             if (control & LAST) {
                 m->n_bytes = (size_t)(p - (s->buffer + s->start));
                 return p == pdu_end ? ENDED : UNUSUAL;
@@ -909,6 +916,8 @@ static int keep(struct storing *s)
     int o = snprintf(final, NAME_BYTES, "%s/%.*s.dcm", lane->directory, (int)uid.n, uid.at);
     if (n < 0 || n >= NAME_BYTES || o < 0 || o >= NAME_BYTES)
         return 0;
+    if (!access(final, F_OK))
+        return 0; /* a duplicate: not written, and synced, only to be thrown away */
     m->pieces[0].iov_base = head;
     m->pieces[0].iov_len = make_head(lane, m, head);
     if (make_file(partial, m->pieces, m->n_pieces, lane->is_synced, &fd))
@@ -970,18 +979,32 @@ static long long now_ns(void)
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
+/* More of a message that is not whole: -1 if something came, or why not. However slowly it comes,
+ * Python has its turn in time. */
+static int go_on(struct storing *s)
+{
+    int stop = read_on(&s->socket, s->message.missing);
+    if (stop >= 0)
+        return stop;
+    long long now = now_ns();
+    if (!s->begun_ns)
+        s->begun_ns = now;
+    return now - s->begun_ns > s->socket.patience_ms * 1000000LL ? IDLE : -1;
+}
+
 static int store_all(struct storing *s)
 {
     int stop = -1;
     while (stop < 0) {
         stop = find_message(&s->lane, &s->socket, &s->message);
         if (stop == IDLE) {
-            stop = read_on(&s->socket, s->message.missing);
+            stop = go_on(s);
         } else if (stop == ENDED) {
             if (!is_as_said(&s->lane, &s->message) || !keep(s))
                 return UNUSUAL;
             s->n_stored++;
             s->socket.start += s->message.n_bytes;
+            s->begun_ns = 0;
             stop = answer(s);
             if (stop < 0 && now_ns() >= s->until_ns)
                 stop = ENOUGH;

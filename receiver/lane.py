@@ -122,8 +122,10 @@ class Lane:
             str(kind.joined.directory),
             self.partials,
         )
-        is_miss = stop == Stop.UNUSUAL and not n_stored
-        self._n_misses = self._n_misses + 1 if is_miss else 0
+        if n_stored:
+            self._n_misses = 0
+        elif stop == Stop.UNUSUAL:
+            self._n_misses += 1
         self.association.n_stored += n_stored
         self.association.tidy()
         return Turn(Stop(stop), errno, start, end, unsent)

@@ -236,11 +236,13 @@ class StreamingDul(DULServiceProvider):
                 if sock.has_pdu:
                     self._read_other()
                 return
-            # Before more is waited for: a message that was passed on awaits its answer.
-            if self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread:
+            if self._has_other_work or not self._more():
                 return
-            if not self._more():
-                return
+
+    @property
+    def _has_other_work(self) -> bool:
+        """Whether something is to be done before more is waited for: an answer, an abort."""
+        return bool(self.event_queue.queue or self.to_provider_queue.queue or self._kill_thread)
 
     def _take(self) -> bool:
         """Take what was read, in Python; whether the association goes on."""
@@ -260,24 +262,27 @@ class StreamingDul(DULServiceProvider):
         if lane is None:
             return None
         turn = self.socket.store(lane)
+        if turn.stop is Stop.SOCKET_FAILED:
+            self._hung_up(os.strerror(turn.errno))
+            return Stop.HUNG_UP
         try:
             if turn.unsent:
                 self.reply(turn.unsent)
         except OSError as exc:
-            turn = turn._replace(stop=Stop.SOCKET_FAILED, errno=exc.errno or 0)
+            self._hung_up(_why(exc))
+            return Stop.HUNG_UP
         if turn.stop is Stop.HUNG_UP and self.socket.unread:
             # Not a whole message: Python looks at it, and sees the end again.
             return None
         if turn.stop is Stop.HUNG_UP:
             self._hung_up(HUNG_UP)
-        elif turn.stop is Stop.SOCKET_FAILED:
-            self._hung_up(os.strerror(turn.errno))
-            return Stop.HUNG_UP
         return turn.stop
 
     def _lane_now(self) -> Lane | None:
         """What takes the message that comes next, if it is like the one before."""
-        if not (self.inbound.is_between_messages and self.socket.may_store):
+        # Who is woken while data come has been woken already: so no lane waits before a look.
+        is_its_turn = self.inbound.is_between_messages and not self._has_other_work
+        if not (is_its_turn and self.socket.may_store):
             return None
         arrival, self._arrival = self._arrival, None
         if arrival is not None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -59,16 +60,36 @@ def message(
     sizes: tuple[int, ...] = (),
     per_pdu: int = 1,
     leave_out: tuple[int, ...] = (),
+    padding: tuple[str, str] = ("", ""),
+    comment: int = 0,
 ) -> bytes:
-    """A C-STORE: the data set in PDVs of these sizes and one of the rest, so many in a PDU."""
+    """A C-STORE.
+
+    Args:
+        context_id: The context it comes in.
+        uid: Of the instance, in the command.
+        data: The data set.
+        sizes: Of its PDVs, as far as it goes; one more has the rest. Without data if one is 0.
+        per_pdu: PDVs in a PDU.
+        leave_out: Elements of the command.
+        padding: Of the command's class and instance UID.
+        comment: Bytes of one more element of the command.
+    """
     command = raw.store_rq(
-        uid, 7, sop_class_uid=CONTEXTS[context_id].abstract_syntax_uid, leave_out=leave_out
+        uid + padding[1],
+        7,
+        sop_class_uid=CONTEXTS[context_id].abstract_syntax_uid + padding[0],
+        leave_out=leave_out,
+        add=[raw.element(0x1031, b"C" * comment)] if comment else (),
     )
     pieces, at = [], 0
     for size in sizes:
+        if size and at >= len(data):
+            break
         pieces.append(data[at : at + size])
         at += size
-    pieces.append(data[at:])
+    if at < len(data) or not pieces or 0 in sizes:
+        pieces.append(data[at:])
     pdvs = [raw.pdv(raw.COMMAND | raw.LAST, command, context_id=context_id)]
     pdvs += [
         raw.pdv(raw.LAST if n == len(pieces) - 1 else 0, piece, context_id=context_id)
@@ -143,6 +164,36 @@ def test_what_is_not_plain_is_decided_as_ever(
     served, way = both(tmp_path, parts, Durability.NONE)
     assert served.n_stored >= 5
     assert way.n_by_lane >= 3
+
+
+COMMANDS: dict[str, dict[str, Any]] = {
+    "padded": {"padding": ("\0\0\0", " ")},
+    "a class padded to more than a UID": {"padding": ("\0" * 300, "")},
+    "a class padded to more than an answer": {"padding": (" " * 20_000, "")},
+    "an instance padded to more than a UID": {"padding": ("", " " * 300)},
+    "an instance padded to more than an answer": {"padding": ("", "\0" * 20_000)},
+    "another element": {"comment": 20},
+    "a long one": {"comment": 5_000},
+    "one that is too long": {"comment": 70_000},
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_not_plain_is_answered_as_ever(tmp_path: Path, name: str) -> None:
+    parts = [message(1, f"1.9.{n}", data_set(1, f"1.9.{n}")) for n in range(3)]
+    parts += [message(1, f"1.9.{n}", data_set(1, f"1.9.{n}"), **COMMANDS[name]) for n in (3, 4)]
+    served, way = both(tmp_path, parts, Durability.GROUP)
+    assert served.n_stored == (3 if "too long" in name else 5)
+    assert way.n_by_lane >= 2
+
+
+def test_fragments_without_data_are_taken_as_ever(tmp_path: Path) -> None:
+    parts = [message(1, "1.9.0", data_set(1, "1.9.0"))]
+    data = data_set(1, "1.9.1")
+    parts.append(message(1, "1.9.1", data, sizes=(0, len(data), 0)))
+    parts.append(message(1, "1.9.2", data_set(1, "1.9.2")))
+    served, way = both(tmp_path, parts, Durability.GROUP)
+    assert (served.n_stored, way.n_by_lane) == (3, 1)
 
 
 def test_one_that_does_not_fit_and_those_behind_it(tmp_path: Path) -> None:
@@ -240,7 +291,15 @@ def streams(draw: st.DrawFn) -> list[bytes]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams(), st.sampled_from([400, 3000, 5 << 17]))
-def test_whatever_comes_it_is_the_same(parts: list[bytes], n_bytes: int) -> None:
+@given(
+    streams(),
+    st.sampled_from([400, 3000, 5 << 17]),
+    st.sampled_from([Durability.NONE, Durability.GROUP, Durability.INSTANCE]),
+)
+def test_whatever_comes_it_is_the_same(
+    parts: list[bytes], n_bytes: int, durability: Durability
+) -> None:
+    n_files = len(list(Path("/proc/self/fd").iterdir()))
     with tempfile.TemporaryDirectory() as directory:
-        both(Path(directory), parts, Durability.NONE, n_bytes)
+        both(Path(directory), parts, durability, n_bytes)
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_files

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +89,32 @@ def test_a_second_copy_is_known_as_one(running: Receiver) -> None:
     assert sorted(path.stem for path in directory.glob("*.dcm")) == ["1.2.3.100", "1.2.3.3000000"]
     assert len([e for e in journal.read(directory) if e["kind"] == "duplicate.same"]) == 2
     assert running.nothing_half_written()
+
+
+@pytest.mark.parametrize("is_trickling", [False, True])
+def test_after_a_while_half_an_instance_behind_others_is_given_up(
+    tmp_path: Path, is_trickling: bool
+) -> None:
+    # What comes slowly is no silence: only a stop ends that.
+    limit = 60 if is_trickling else 2
+    with (
+        receiver(tmp_path, RECEIVER_IDLE_TIMEOUT=limit, STUDY_QUIET_SECONDS=600) as up,
+        raw.raw_peer(up.port) as peer,
+    ):
+        for uid in ("1.2.3.1", "1.2.3.2", "1.2.3.3"):
+            assert peer.store(uid, instance(1000, uid)) == 0x0000
+        message = raw.store_message("1.2.3.4", instance(100_000, "1.2.3.4"))
+        peer.send(message[:50_000])
+        if is_trickling:
+            up.process.send_signal(signal.SIGTERM)
+            for byte in message[50_000:50_400]:
+                try:
+                    peer.send(bytes((byte,)))
+                except OSError:
+                    break
+                time.sleep(0.05)
+            assert up.process.wait(5) == 0
+        assert peer.ended(15)
+        wait_until(up.nothing_half_written)
+        assert stored(up, "1.2.3.4") is None
+        assert stored(up, "1.2.3.3") is not None
