@@ -10,6 +10,7 @@ sender is a C program, so that it is not the limit); peers that are not installe
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from benchmarks.receive_measure import Failed, Run, Sender, adopt_orphans, measu
 from benchmarks.receive_report import Cell
 from benchmarks.receive_servers import DCMTK, OURS, OURS_UNSAFE, Server, program, servers
 from benchmarks.receive_sets import HUGE, SETS, InstanceSet
+from pacsor_tasks.native import native
 
 SOURCES = Path(__file__).parent
 DOCS = SOURCES.parent / "docs" / "benchmarks.md"
@@ -34,6 +36,8 @@ STORESCU_SERVERS = (OURS, OURS_UNSAFE, DCMTK)
 def main() -> None:
     """Measure, print the tables and what the targets say of them."""
     options = _options()
+    if native is None and not os.environ.get("WITHOUT_NATIVE"):
+        sys.exit("the receiver's inner loops are not compiled: make install")
     adopt_orphans()
     sets = QUICK_SETS if options.quick else SETS
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="receive-") as root:

@@ -1085,11 +1085,17 @@ static struct PyModuleDef module = {
     NULL, NULL, NULL, NULL,
 };
 
+/* Of this file as it was compiled, if setup.py did it. */
+#ifndef SOURCE_CRC
+#define SOURCE_CRC -1
+#endif
+
 PyMODINIT_FUNC PyInit__native(void)
 {
     PyObject *made = PyModule_Create(&module);
     if (made
-        && (PyModule_AddIntConstant(made, "ENDED", ENDED)
+        && (PyModule_AddIntConstant(made, "SOURCE_CRC", SOURCE_CRC)
+            || PyModule_AddIntConstant(made, "ENDED", ENDED)
             || PyModule_AddIntConstant(made, "IDLE", IDLE)
             || PyModule_AddIntConstant(made, "ENOUGH", ENOUGH)
             || PyModule_AddIntConstant(made, "UNUSUAL", UNUSUAL)

@@ -1,7 +1,7 @@
 """The compiled inner loops, if they are there: `_native.c`, which every install tries to build.
 
 Without them (no compiler, not Linux, `WITHOUT_NATIVE=1`) their twins in Python do the same, slower.
-So they do in a checkout whose `_native.c` is newer than what was built of it: after a pull without
+So they do in a checkout whose `_native.c` is not the one it was built of: after a pull without
 `make install`, calls and functions would not fit each other, and no association would be served.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
@@ -101,15 +102,23 @@ def _load() -> Native | None:
         found = importlib.import_module("pacsor_tasks._native")
     except ImportError:
         return None
-    return None if is_stale(Path(str(found.__file__))) else cast(Native, found)
+    # What knows nothing of its source is older than this.
+    source_crc = getattr(found, "SOURCE_CRC", 0)
+    return None if is_stale(Path(str(found.__file__)), source_crc) else cast(Native, found)
 
 
-def is_stale(built: Path) -> bool:
-    """Whether the source beside what was built is newer; an installed package has none."""
+def is_stale(built: Path, source_crc: int) -> bool:
+    """Whether the source beside what was built is another one. An installed package has none.
+
+    Args:
+        built: The module's file.
+        source_crc: CRC-32 of its source; -1: who built it did not say.
+    """
     try:
-        return built.with_name("_native.c").stat().st_mtime > built.stat().st_mtime
+        source = built.with_name("_native.c").read_bytes()
     except OSError:
         return False
+    return source_crc not in {-1, zlib.crc32(source)}
 
 
 #: None: the Python code does it all

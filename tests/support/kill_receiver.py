@@ -208,24 +208,25 @@ class KillTest:
 
     def _retire(self, before: int) -> None:
         """Delete studies that get nothing new and are in revisions: the disk is not endless."""
+        announced = set(self.spool.outbox())
         for study_uid in [uid for uid, round_ in self._rounds.items() if round_ < before]:
             half_closed = list((self.spool.root / "ready" / study_uid).glob(".*"))
             if not self.spool.incoming_dir(study_uid).exists() and not half_closed:
-                self._retire_study(study_uid)
+                self._retire_study(study_uid, announced)
+        self._looked_at = {p for p in self._looked_at if p.exists()}
 
-    def _retire_study(self, study_uid: str) -> None:
+    def _retire_study(self, study_uid: str, announced: set[tuple[str, str]]) -> None:
         tokens = [token for uid, token in self._ready(study_uid)]
         paths = [Path(p) for t in tokens for p in self.spool.instance_paths(study_uid, t)]
         uids = [path.stem for path in paths]
         answered = self._answered.pop(study_uid, set())
         assert len(uids) == len(set(uids)), f"an instance of {study_uid} is in two revisions"
         assert answered <= set(uids)
-        assert {(study_uid, token) for token in tokens} <= set(self.spool.outbox())
+        assert {(study_uid, token) for token in tokens} <= announced
         self.report.n_revisions += len(tokens)
         self.report.n_unanswered_kept += len(set(uids) - answered)
         for token in tokens:
             self.spool.remove_revision(study_uid, token)
-        self._looked_at = {p for p in self._looked_at if p.parent.parent.name != study_uid}
         del self._rounds[study_uid]
 
     def _end(self) -> None:
