@@ -657,6 +657,9 @@ struct storing {
     uint64_t number;
     /* when the turn ends, and when the message began to come that is not whole yet; 0: none is */
     long long until_ns, begun_ns;
+    /* the file of a message that is still coming, -1: none yet; how much of it is in there already */
+    int fd, n_written;
+    char partial[NAME_BYTES];
     int n_stored;
     uint8_t reply[REPLY_ROOM];
     size_t n_reply, n_sent;
@@ -779,18 +782,19 @@ static int find_message(const struct lane *lane, const struct pouring *s, struct
     }
 }
 
-/* As headers.glance and handlers._checked: whether it is what the command says, of the lane's
- * study, and whole. All of that shows in its first piece, or it is for Python. */
-static int is_as_said(const struct lane *lane, const struct message *m)
+/* As headers.glance and handlers._checked: whether it is what the command says, and of the lane's
+ * study. All of that shows in its first piece, or it is for Python. How long it has to be; 0: it is
+ * not as said. */
+static uint64_t said_bytes(const struct lane *lane, const struct message *m)
 {
     static const int64_t wanted[] = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E};
+    if (m->n_pieces < 2)
+        return 0;
     const uint8_t *data = m->pieces[1].iov_base;
     Py_ssize_t size = (Py_ssize_t)m->pieces[1].iov_len, at = 0;
     uint64_t end = 0;
     int64_t previous = -1;
     struct bytes found[4] = {{NULL, 0}};
-    if (m->n_pieces < 2)
-        return 0;
     for (int left = MAX_ELEMENTS; at < size; left--) {
         struct element e;
         if (!left || !read_head(data, at, size, (enum encoding)lane->encoding, &e)
@@ -811,9 +815,10 @@ static int is_as_said(const struct lane *lane, const struct message *m)
         at = (Py_ssize_t)end;
     }
     struct bytes uid = unpadded(m->uid);
-    return end == m->n_data && are_same(found[0], lane->sop_class.buf, lane->sop_class.len)
-           && are_same(found[1], uid.at, uid.n)
-           && are_same(found[2], lane->study.buf, lane->study.len) && is_uid(found[3]);
+    int is_said = are_same(found[0], lane->sop_class.buf, lane->sop_class.len)
+                  && are_same(found[1], uid.at, uid.n)
+                  && are_same(found[2], lane->study.buf, lane->study.len) && is_uid(found[3]);
+    return is_said ? end : 0;
 }
 
 static size_t put(uint8_t *to, const void *value, size_t n)
@@ -837,7 +842,8 @@ static size_t put_be32(uint8_t *to, uint32_t value)
 }
 
 /* As incoming.file_meta and durability.sealed: what stands before the data set. */
-static size_t make_head(const struct lane *lane, const struct message *m, uint8_t *head)
+static size_t make_head(const struct lane *lane, const struct message *m, uint64_t n_data,
+                        uint8_t *head)
 {
     struct bytes uid = unpadded(m->uid);
     size_t padded = uid.n + uid.n % 2;
@@ -855,7 +861,7 @@ static size_t make_head(const struct lane *lane, const struct message *m, uint8_
     n += put(head + n, lane->after.buf, (size_t)lane->after.len);
     if (lane->is_synced) {
         put(head, "PACSORTK", 8);
-        put_le(head + 8, n + m->n_data, 8);
+        put_le(head + 8, n + n_data, 8);
     }
     return n;
 }
@@ -902,31 +908,88 @@ static size_t make_reply(const struct lane *lane, const struct message *m, uint8
     return n + 2 * HEAD_BYTES;
 }
 
+static int make_final(const struct storing *s, char *final)
+{
+    struct bytes uid = unpadded(s->message.uid);
+    int n = snprintf(final, NAME_BYTES, "%s/%.*s.dcm", s->lane.directory, (int)uid.n, uid.at);
+    return n > 0 && n < NAME_BYTES;
+}
+
+/* Its file, with all in it that has come: whether that could be. If not, there is none. */
+static int begin_file(struct storing *s, uint64_t n_data)
+{
+    struct message *m = &s->message;
+    char final[NAME_BYTES];
+    uint8_t head[HEAD_ROOM];
+    int n = snprintf(s->partial, NAME_BYTES, "%s.%llu.partial", s->lane.partials,
+                     (unsigned long long)++s->number);
+    /* A duplicate would be written, and synced, only to be thrown away. */
+    if (n < 0 || n >= NAME_BYTES || !make_final(s, final) || !access(final, F_OK))
+        return 0;
+    m->pieces[0].iov_base = head;
+    m->pieces[0].iov_len = make_head(&s->lane, m, n_data, head);
+    if (make_file(s->partial, m->pieces, m->n_pieces, 0, &s->fd)) {
+        s->fd = -1;
+        return 0;
+    }
+    s->n_written = m->n_pieces;
+    return 1;
+}
+
+static int write_more(struct storing *s)
+{
+    struct iovec *left = s->message.pieces + s->n_written;
+    int n = s->message.n_pieces - s->n_written;
+    /* write_all leaves its pieces as it likes; each is found anew with its message. */
+    if (write_all(s->fd, left, n))
+        return 0;
+    s->n_written = s->message.n_pieces;
+    return 1;
+}
+
+/* Nothing of it stays. All of it is still unread. */
+static void drop_file(struct storing *s)
+{
+    if (s->fd >= 0) {
+        close(s->fd);
+        unlink(s->partial);
+        s->fd = -1;
+    }
+}
+
+/* Of a message that is not whole: what has come goes to its file while the rest comes. Whether it is
+ * of use to wait for that: for what is of another kind, or does not fit into the buffer, it is not. */
+static int keep_up(struct storing *s)
+{
+    struct message *m = &s->message;
+    size_t n_unwritten = 0;
+    for (int i = s->fd < 0 ? 1 : s->n_written; i < m->n_pieces; i++)
+        n_unwritten += m->pieces[i].iov_len;
+    if (n_unwritten < LARGE_BYTES / 2)
+        return 1;
+    if (s->fd >= 0)
+        return write_more(s);
+    uint64_t n_data = said_bytes(&s->lane, m);
+    return n_data && n_data < s->socket.capacity && begin_file(s, n_data);
+}
+
 /* The whole instance into its study: whether that was done. If not, nothing was. */
 static int keep(struct storing *s)
 {
     const struct lane *lane = &s->lane;
     struct message *m = &s->message;
-    struct bytes uid = unpadded(m->uid);
-    char partial[NAME_BYTES], final[NAME_BYTES];
-    uint8_t head[HEAD_ROOM];
-    int fd;
-    int n = snprintf(partial, NAME_BYTES, "%s.%llu.partial", lane->partials,
-                     (unsigned long long)++s->number);
-    int o = snprintf(final, NAME_BYTES, "%s/%.*s.dcm", lane->directory, (int)uid.n, uid.at);
-    if (n < 0 || n >= NAME_BYTES || o < 0 || o >= NAME_BYTES)
+    char final[NAME_BYTES];
+    int is_kept = said_bytes(lane, m) == m->n_data && make_final(s, final)
+                  && (s->fd < 0 ? begin_file(s, m->n_data) : write_more(s))
+                  && (!lane->is_synced || !fdatasync(s->fd))
+                  && !add(lane->gate, lane->lock, lane->directory, lane->inode, s->partial, final);
+    if (!is_kept) {
+        drop_file(s);
         return 0;
-    if (!access(final, F_OK))
-        return 0; /* a duplicate: not written, and synced, only to be thrown away */
-    m->pieces[0].iov_base = head;
-    m->pieces[0].iov_len = make_head(lane, m, head);
-    if (make_file(partial, m->pieces, m->n_pieces, lane->is_synced, &fd))
-        return 0;
-    int error = add(lane->gate, lane->lock, lane->directory, lane->inode, partial, final);
-    close(fd);
-    if (error)
-        unlink(partial);
-    return !error;
+    }
+    close(s->fd);
+    s->fd = -1;
+    return 1;
 }
 
 /* Whatever of the answer the connection takes now. */
@@ -998,9 +1061,9 @@ static int store_all(struct storing *s)
     while (stop < 0) {
         stop = find_message(&s->lane, &s->socket, &s->message);
         if (stop == IDLE) {
-            stop = go_on(s);
+            stop = keep_up(s) ? go_on(s) : UNUSUAL;
         } else if (stop == ENDED) {
-            if (!is_as_said(&s->lane, &s->message) || !keep(s))
+            if (!keep(s))
                 return UNUSUAL;
             s->n_stored++;
             s->socket.start += s->message.n_bytes;
@@ -1049,10 +1112,12 @@ static PyObject *store(PyObject *self, PyObject *args)
         p->start = (size_t)start;
         p->end = (size_t)end;
         p->lowest = 1;
+        s->fd = -1;
         s->number = number;
         lane->inode = inode;
         Py_BEGIN_ALLOW_THREADS
         stop = store_all(s);
+        drop_file(s);
         wake_at(p, 1);
         Py_END_ALLOW_THREADS
         said = Py_BuildValue("iinniKy#", stop, p->error, (Py_ssize_t)p->start, (Py_ssize_t)p->end,

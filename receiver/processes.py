@@ -96,8 +96,15 @@ class Living:
 
 def partials(spool: Spool) -> list[Path]:
     """All partial files: each in its association's directory, or where it was left before those."""
-    tmp = spool.root / "tmp"
-    return [*tmp.glob(f"*{PARTIAL_SUFFIX}"), *tmp.glob(f"*/*{PARTIAL_SUFFIX}")]
+    found: list[Path] = []
+    for path in list((spool.root / "tmp").iterdir()):
+        if path.name.endswith(PARTIAL_SUFFIX):
+            found.append(path)
+            continue
+        # Directories come and go with associations and studies, which goes on meanwhile.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found += [p for p in path.iterdir() if p.name.endswith(PARTIAL_SUFFIX)]
+    return found
 
 
 def remove_remains(spool: Spool, spared: Collection[str] = ()) -> int:

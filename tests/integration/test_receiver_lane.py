@@ -196,6 +196,37 @@ def test_fragments_without_data_are_taken_as_ever(tmp_path: Path) -> None:
     assert (served.n_stored, way.n_by_lane) == (3, 1)
 
 
+@pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.parametrize("durability", [Durability.NONE, Durability.GROUP])
+def test_a_large_one_is_written_while_it_comes_and_judged_as_ever(
+    tmp_path: Path, oddity: str, durability: Durability
+) -> None:
+    uids = [f"1.9.{n}" for n in range(6)]
+    sent = {uid: data_set(1, uid, n_bytes=300_000) for uid in uids}
+    parts = [message(1, uid, data, sizes=(60_000,) * 5) for uid, data in sent.items()]
+    odd = ODDITIES[oddity](sent["1.9.2"].replace(b"1.9.2", b"1.9.1"))
+    parts[3] = message(1, "1.9.1", odd, sizes=(60_000,) * 5)
+    way = Way(tmp_path / "lane", CONTEXTS, durability, piece_bytes=40_000)
+    served = way.serve(parts)
+    without = Way(tmp_path / "python", CONTEXTS, durability, has_lane=False, piece_bytes=40_000)
+    assert served == without.serve(parts)
+    assert way.n_by_lane >= 3
+
+
+@pytest.mark.parametrize("n_bytes", [70_000, 200_000, 310_000])
+def test_a_large_one_that_is_cut_off_leaves_nothing(tmp_path: Path, n_bytes: int) -> None:
+    uids = [f"1.9.{n}" for n in range(3)]
+    parts = [
+        message(1, uid, data_set(1, uid, n_bytes=300_000), sizes=(60_000,) * 5) for uid in uids
+    ]
+    parts[2] = parts[2][:n_bytes]
+    way = Way(tmp_path / "lane", CONTEXTS, piece_bytes=30_000)
+    served = way.serve(parts)
+    n_whole = 3 if n_bytes > len(parts[1]) else 2
+    assert (served.n_stored, way.n_by_lane) == (n_whole, n_whole - 1)
+    assert len(served.files) == n_whole
+
+
 def test_one_that_does_not_fit_and_those_behind_it(tmp_path: Path) -> None:
     sizes = [100, 100, 5000, 100, 100_000, 100, 100]
     parts = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -57,6 +59,8 @@ class Way:
     durability: Durability = Durability.GROUP
     has_lane: bool = True
     n_bytes: int = BUFFER_BYTES
+    #: each part comes in such pieces, with pauses between, and is answered before the next
+    piece_bytes: int | None = None
     #: of the socket, for answers; None: as it comes
     send_bytes: int | None = None
     #: how many instances lanes took, and how often an answer of theirs was not taken at once
@@ -78,7 +82,15 @@ class Way:
             self._incoming = Incoming(site.process, "keep-first", durability=self.durability)
             self._arrival: Arrival | None = None
             self._lane: Lane | None = None
+            sender = threading.Thread(target=self._trickle)
+            if self.piece_bytes is not None:
+                theirs.settimeout(5)
+                sender.start()
             served.end = self._pump()
+            if self.piece_bytes is not None:
+                ours.shutdown(socket.SHUT_RD)
+                sender.join()
+                theirs.setblocking(False)
             self._read_answers()
             served.n_stored = self._association.n_stored
             served.n_refused = self._association.n_refused
@@ -132,7 +144,9 @@ class Way:
                 lane = self._lane_now(inbound)
                 if lane is not None:
                     before = self._association.n_stored
-                    turn = lane.take((self._sock.fileno(), wake), buffer, (start, end), 0)
+                    turn = lane.take(
+                        (self._sock.fileno(), wake), buffer, (start, end), self._patience_ms
+                    )
                     start, end = turn.start, turn.end
                     self.n_by_lane += self._association.n_stored - before
                     assert not turn.errno
@@ -159,7 +173,25 @@ class Way:
         finally:
             os.close(wake)
 
+    @property
+    def _patience_ms(self) -> int:
+        return 0 if self.piece_bytes is None else 500
+
+    def _trickle(self) -> None:
+        step = self.piece_bytes or 1
+        with suppress(OSError):
+            while self._parts:
+                part = self._parts.popleft()
+                for at in range(0, len(part), step):
+                    self._peer.sendall(part[at : at + step])
+                    time.sleep(0.001)
+                if self._parts:
+                    self._served.answers += self._peer.recv(1 << 16)
+            self._peer.shutdown(socket.SHUT_WR)
+
     def _send_next(self) -> None:
+        if self.piece_bytes is not None:
+            return
         if select.select([self._sock], [], [], 0)[0]:
             return
         if self._parts:
