@@ -619,6 +619,7 @@ static PyObject *add_new(PyObject *self, PyObject *args)
 /* A C-STORE-RQ's has some 100. */
 #define MAX_COMMAND_BYTES 1024
 #define HEAD_ROOM 1024
+/* A C-STORE-RSP of a success is shorter. */
 #define REPLY_ROOM 512
 #define C_STORE_RQ 0x0001
 #define C_STORE_RSP 0x8001
@@ -1160,6 +1161,7 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *made = PyModule_Create(&module);
     if (made
         && (PyModule_AddIntConstant(made, "SOURCE_CRC", SOURCE_CRC)
+            || PyModule_AddIntConstant(made, "REPLY_BYTES", REPLY_ROOM)
             || PyModule_AddIntConstant(made, "ENDED", ENDED)
             || PyModule_AddIntConstant(made, "IDLE", IDLE)
             || PyModule_AddIntConstant(made, "ENOUGH", ENOUGH)

@@ -21,6 +21,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 class Native(Protocol):
     """What `_native.c` has. Its twins say what each is for."""
 
+    #: an answer of `store` is no longer
+    REPLY_BYTES: int
+
     def stride(  # noqa: PLR0913, PLR0917 - of C
         self,
         data: Buffer,

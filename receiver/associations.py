@@ -200,10 +200,11 @@ class OpenAssociation:
         for study_uid in list(self._joined):
             # Without the flag the study waits until it is quiet.
             with suppress(OSError), spool.study_lock(study_uid, exclusive=True):
-                self._leave(study_uid)
-                is_last = not has_open_association(spool, study_uid, Living(spool))
+                # Looked at before this one leaves: one that breaks off from now on was still in it.
+                is_last = not has_open_association(spool, study_uid, Living(spool), but=self.id)
                 if is_last and spool.incoming_dir(study_uid).is_dir():
                     _released(spool, study_uid).touch()
+                self._leave(study_uid)
         self.close()
 
     def _end(self) -> None:
@@ -253,13 +254,13 @@ class OpenAssociation:
                 raise
 
 
-def has_open_association(spool: Spool, study_uid: str, living: Living) -> bool:
-    """Whether a living process serves an association that contributed to the study."""
+def has_open_association(spool: Spool, study_uid: str, living: Living, but: str = "") -> bool:
+    """Whether a living process serves an association, `but` this one, that added to the study."""
     try:
         names = [entry.name for entry in os.scandir(_marks_dir(spool, study_uid))]
     except FileNotFoundError:
         return False
-    return any(living.owns(name) for name in names)
+    return any(living.owns(name) for name in names if name != but)
 
 
 def remove_dead_marks(spool: Spool) -> None:

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pacsor_tasks.dicom.elements import number_of
 from pacsor_tasks.native import native
@@ -26,8 +26,6 @@ from receiver.pouring import Stop
 TURN_NS = 20_000_000
 #: A lane that was left so often in a row does not fit what comes.
 MOST_MISSES = 3
-#: A C-STORE-RSP of a success is shorter. Who takes no such PDU gets it in pieces, by Python.
-REPLY_BYTES = 512
 
 
 class Kind(NamedTuple):
@@ -136,3 +134,45 @@ class Lane:
             self._is_open = False
             for fd in self.locks:
                 os.close(fd)
+
+
+class Example(Protocol):
+    """A C-STORE that Python has stored, `handlers.Arrival`."""
+
+    def lane(self, before: Lane | None) -> Lane | None:
+        """What takes further ones like it: `before`, if that does; None if nothing does."""
+
+
+@dataclass(slots=True)
+class Lanes:
+    """The lane of an association: another one whenever what it sends changes."""
+
+    _lane: Lane | None = None
+    #: what Python took last, until it was asked for what takes others like it
+    _example: Example | None = None
+
+    def follow(self, example: Example) -> None:
+        """What comes next may be like this one."""
+        self._example = example
+
+    def now(self, peer_maximum: int) -> Lane | None:
+        """What takes the message that begins now; None if Python does.
+
+        Args:
+            peer_maximum: Longest PDU the peer takes, bytes; 0: any.
+        """
+        example, self._example = self._example, None
+        if example is not None:
+            # Who takes no PDU as long as an answer gets it in pieces, by Python.
+            takes_answers = native is not None and not 0 < peer_maximum < native.REPLY_BYTES
+            fitting = example.lane(self._lane) if takes_answers else None
+            if fitting is not self._lane:
+                self.close()
+                self._lane = fitting
+        return self._lane if self._lane is not None and self._lane.is_worth_it else None
+
+    def close(self) -> None:
+        """The association has ended, or is of another kind now. Safe to repeat."""
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None

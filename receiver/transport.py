@@ -27,7 +27,7 @@ from pynetdicom.transport import RequestHandler
 from receiver.buffered_socket import BUFFER_BYTES, BufferedSocket
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
-from receiver.lane import REPLY_BYTES, Lane
+from receiver.lane import Lane, Lanes
 from receiver.pdata import Malformed
 from receiver.pouring import Stop
 from receiver.waking import Checkpoint, SteadyTimer, TellingQueue
@@ -123,9 +123,7 @@ class StreamingDul(DULServiceProvider):
         self._accepted: dict[int, Accepted] = {}
         self._peer_maximum: int | None = None
         self._is_told = False
-        #: the C-STORE that Python took last, until it was asked for what takes others like it
-        self._arrival: Arrival | None = None
-        self._lane: Lane | None = None
+        self._lanes = Lanes()
 
     @property
     def must_wait(self) -> bool:
@@ -159,8 +157,9 @@ class StreamingDul(DULServiceProvider):
 
     def begin(self, request: StoreRequest) -> Arrival:
         """A C-STORE begins."""
-        self._arrival = self._begin(request)
-        return self._arrival
+        arrival = self._begin(request)
+        self._lanes.follow(arrival)
+        return arrival
 
     def pass_on(self, context_id: int, control: int, data: bytes) -> None:
         """Let pynetdicom have a PDV, as if it had read it."""
@@ -191,7 +190,7 @@ class StreamingDul(DULServiceProvider):
             self.socket.close()
         finally:
             self.inbound.abandon()
-            self._close_lane()
+            self._lanes.close()
             self.socket.wake.close()
             self.on_end()
 
@@ -284,18 +283,7 @@ class StreamingDul(DULServiceProvider):
         is_its_turn = self.inbound.is_between_messages and not self._has_other_work
         if not (is_its_turn and self.socket.may_store):
             return None
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None:
-            fitting = arrival.lane(self._lane) if not 0 < self.peer_maximum < REPLY_BYTES else None
-            if fitting is not self._lane:
-                self._close_lane()
-                self._lane = fitting
-        return self._lane if self._lane is not None and self._lane.is_worth_it else None
-
-    def _close_lane(self) -> None:
-        if self._lane is not None:
-            self._lane.close()
-            self._lane = None
+        return self._lanes.now(self.peer_maximum)
 
     def _more(self) -> bool:
         """Read on: into the buffer, or into the file. Whether that is worth another look."""

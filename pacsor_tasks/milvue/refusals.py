@@ -197,6 +197,9 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            # The cause itself. What stands behind it is whatever was being handled meanwhile.
+            return
         inner = [getattr(cause, "reason", None), *getattr(cause, "args", ())]
         wrapped = (i for i in inner if isinstance(i, BaseException))
         cause = next(wrapped, cause.__cause__ or cause.__context__)

@@ -20,7 +20,7 @@ from receiver.durability import Durability
 from receiver.handlers import Arrival, StoreRequest
 from receiver.inbound import Accepted, Inbound
 from receiver.incoming import Incoming
-from receiver.lane import Lane
+from receiver.lane import Lane, Lanes
 from receiver.pdata import Malformed
 from receiver.pouring import Stop
 from tests.support import raw_dicom as raw
@@ -63,7 +63,8 @@ class Way:
     piece_bytes: int | None = None
     #: of the socket, for answers; None: as it comes
     send_bytes: int | None = None
-    #: how many instances lanes took, and how often an answer of theirs was not taken at once
+    #: turns of lanes, how many instances they took, and how often an answer was not taken at once
+    n_turns: int = 0
     n_by_lane: int = 0
     n_unsent: int = 0
     peer_maximum: int = 0
@@ -80,8 +81,7 @@ class Way:
         with open_site(Spool(self.root)) as site, ours, theirs:
             self._association = OpenAssociation(site.process, "RAW", "10.0.0.1:4711")
             self._incoming = Incoming(site.process, "keep-first", durability=self.durability)
-            self._arrival: Arrival | None = None
-            self._lane: Lane | None = None
+            self._lanes = Lanes()
             sender = threading.Thread(target=self._trickle)
             if self.piece_bytes is not None:
                 theirs.settimeout(5)
@@ -98,8 +98,7 @@ class Way:
                 f"{path.parent.name}/{path.name}": path.read_bytes()
                 for path in (self.root / "incoming").glob("*/*.dcm")
             }
-            if self._lane is not None:
-                self._lane.close()
+            self._lanes.close()
             left = [p for p in (self.root / "tmp").rglob("*") if p.is_file()]
             assert not left, left
             self._association.close()
@@ -113,8 +112,9 @@ class Way:
 
     def begin(self, request: StoreRequest) -> Arrival:
         """A C-STORE."""
-        self._arrival = Arrival(self._incoming, request, self._association)
-        return self._arrival
+        arrival = Arrival(self._incoming, request, self._association)
+        self._lanes.follow(arrival)
+        return arrival
 
     def pass_on(self, context_id: int, control: int, data: bytes) -> None:
         """Another message."""
@@ -148,6 +148,7 @@ class Way:
                         (self._sock.fileno(), wake), buffer, (start, end), self._patience_ms
                     )
                     start, end = turn.start, turn.end
+                    self.n_turns += 1
                     self.n_by_lane += self._association.n_stored - before
                     assert not turn.errno
                     if turn.unsent:
@@ -202,11 +203,4 @@ class Way:
     def _lane_now(self, inbound: Inbound) -> Lane | None:
         if not (self.has_lane and inbound.is_between_messages):
             return None
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None:
-            fitting = arrival.lane(self._lane)
-            if fitting is not self._lane:
-                if self._lane is not None:
-                    self._lane.close()
-                self._lane = fitting
-        return self._lane if self._lane is not None and self._lane.is_worth_it else None
+        return self._lanes.now(self.peer_maximum)

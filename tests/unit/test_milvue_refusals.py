@@ -287,6 +287,19 @@ def test_a_network_error_names_its_cause_without_the_url(foreign: Exception, rea
     assert str(error) == f"call: {reason}"
 
 
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (TimeoutError("timed out"), "no answer in time"),
+    ],
+)
+def test_what_was_being_handled_meanwhile_is_no_cause(cause: OSError, reason: str) -> None:
+    cause.__context__ = BlockingIOError(11, "Resource temporarily unavailable")
+    refused = urllib3.exceptions.ProtocolError("aborted", cause)
+    assert str(network_error("call", requests.ConnectionError(refused))) == f"call: {reason}"
+
+
 def test_an_exception_that_wraps_itself_does_not_hang() -> None:
     exc = requests.ConnectionError("x")
     exc.__cause__ = exc
