@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -121,12 +122,11 @@ def measure(
         launch = server.launch(directory)
         with _started(launch, directory) as (process, port):
             idle_s, senders_before = _tree_cpu_s(process), _children_s()
-            memory = Memory(process)
-            sent = sender.send(port, n_associations, files)
+            with Memory(process) as memory:
+                sent = sender.send(port, n_associations, files)
             # Those that were waited for: the senders, and children of the server that ended
             # before the server itself did and so became ours. There are none of the latter yet.
             sender_s = _children_s() - senders_before
-            peak, largest = memory.stop()
             _settled(launch, len(files))
         cpu_s = _children_s() - before - sender_s - idle_s
     finally:
@@ -137,8 +137,8 @@ def measure(
         n_bytes=sent.n_bytes,
         seconds=sent.seconds,
         cpu_s=max(0.0, cpu_s),
-        peak_bytes=peak,
-        largest_bytes=largest,
+        peak_bytes=memory.peak,
+        largest_bytes=memory.largest,
     )
 
 
@@ -233,16 +233,18 @@ class Memory:
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
-        self._peak = self._largest = 0
+        #: bytes of all processes together, and of the largest
+        self.peak = self.largest = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
 
-    def stop(self) -> tuple[int, int]:
-        """End it: bytes of all processes together, and of the largest."""
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        return self._peak, self._largest
 
     def _sample(self) -> None:
         while True:
@@ -252,8 +254,8 @@ class Memory:
 
     def _look(self) -> None:
         sizes = [_resident_bytes(pid) for pid in _tree(self._process.pid)]
-        self._peak = max(self._peak, sum(sizes))
-        self._largest = max(self._largest, *sizes)
+        self.peak = max(self.peak, sum(sizes))
+        self.largest = max(self.largest, *sizes)
 
 
 def _tree(pid: int) -> list[int]:
