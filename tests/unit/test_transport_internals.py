@@ -6,11 +6,13 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pynetdicom
 import pytest
-from pynetdicom import AE
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -18,11 +20,16 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import AssociationSocket, RequestHandler
 from structlog.testing import capture_logs
 
 from receiver import transport
+from receiver.scp import SharedContext
+from tests.support.instances import CR
 
+SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 #: Every method that is overridden, called or relied on to call what is overridden.
 SIGNATURES: dict[Callable[..., Any], str] = {
     RequestHandler._create_association: "(self) -> 'Association'",
@@ -120,6 +127,26 @@ def test_a_method_does_what_is_relied_on_in_that_order(method: Callable[..., Any
     for line in LINES[method]:
         at = source.find(line, at)
         assert at >= 0, line
+
+
+def test_negotiation_only_reads_the_contexts_that_all_associations_share() -> None:
+    supported: list[PresentationContext] = [
+        SharedContext.of(build_context(uid, SYNTAXES)) for uid in (CR, Verification)
+    ]
+    before = [deepcopy(vars(shared)) for shared in supported]
+    proposed = [build_context(uid, SYNTAXES[1:]) for uid in (CR, "1.2.3")]
+    for n, context in enumerate(proposed):
+        context.context_id = 2 * n + 1
+    copied = deepcopy(supported)
+    found, _ = negotiate_as_acceptor(proposed, copied, {UID(CR): (True, True)})
+    assert [(context.result, context.transfer_syntax[0]) for context in found] == [
+        (0x00, SYNTAXES[1]),
+        (0x03, SYNTAXES[1]),
+    ]
+    assert [vars(shared) for shared in supported] == before
+    assert all(ours is theirs for ours, theirs in zip(supported, copied, strict=True))
+    source = inspect.getsource(RequestHandler._create_association)
+    assert "deepcopy(self.server.contexts)" in source
 
 
 def test_an_association_has_the_attributes_that_are_replaced_and_read() -> None:
