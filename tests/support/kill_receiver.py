@@ -37,6 +37,9 @@ LOAD_S, EARLY_S = (0.01, 0.3), 0.05
 EARLY_SHARE = 0.1
 #: Studies are looked at again in so many further rounds, then deleted.
 KEPT_ROUNDS = 3
+#: After so many kills it may finish what it began: the time between two does not suffice for all
+#: that came in, and every file is looked at after each.
+REST_EVERY = 20
 
 
 class Receiver(Protocol):
@@ -144,6 +147,8 @@ class KillTest:
             self._round()
             self.report.n_kills += 1
             self._look()
+            if self.report.n_kills % REST_EVERY == 0:
+                self._rest()
             self._retire(self.report.n_kills - KEPT_ROUNDS)
         self._end()
         self.report.seconds = time.monotonic() - started
@@ -229,7 +234,7 @@ class KillTest:
             self.spool.remove_revision(study_uid, token)
         del self._rounds[study_uid]
 
-    def _end(self) -> None:
+    def _rest(self) -> None:
         """One more start: everything becomes a revision, and nothing is left over."""
         self.receiver.start(is_waiting=True)
         wait_until(lambda: not any((self.spool.root / "incoming").iterdir()), 30)
@@ -237,6 +242,9 @@ class KillTest:
         wait_until(lambda: not self._partials(), 30)
         self.receiver.kill()
         self._look()
+
+    def _end(self) -> None:
+        self._rest()
         self._retire(self.report.n_kills + 1)
         assert not any(self._answered.values())
 
