@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,12 +112,13 @@ def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
 def _free_ports(count: int) -> list[int]:
     """So many different ports: each is held until all are chosen."""
     with ExitStack() as held:
-        found = []
-        for _ in range(count):
+        found: list[int] = []
+        while len(found) < count:
             port = free_port()
             server = held.enter_context(socket.socket())
-            server.bind(("127.0.0.1", port))
-            found.append(port)
+            with suppress(OSError):  # somebody else was faster
+                server.bind(("127.0.0.1", port))
+                found.append(port)
         return found
 
 
