@@ -6,7 +6,6 @@ Source: contract §2.2 (PACSOR's names and defaults), architecture §7 (new name
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +39,10 @@ from pacsor_tasks.settings_types import (
     StowDestination,
     UrlIfAny,
     WebhookDestination,
-    is_loopback,
     kind_of,
     lines,
 )
+from pacsor_tasks.settings_whole import core_suffixes, shortcomings
 
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 
@@ -185,29 +184,16 @@ class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSett
 
     @model_validator(mode="after")
     def _whole(self) -> Settings:
-        _ = self.cores, self.storescu, self.ris, self.stow, self.folders, self.webhooks
-        peers.require_reports(self)
-        if self.ADMIN_TOKEN is None and not is_loopback(self.ADMIN_HOST):
-            raise ValueError(
-                f"ADMIN_TOKEN: required to listen beyond loopback (ADMIN_HOST={self.ADMIN_HOST})"
-            )
-        if self.FLOWER_BASIC_AUTH is None and not is_loopback(self.FLOWER_HOST):
-            raise ValueError(
-                "FLOWER_BASIC_AUTH: required to listen beyond loopback"
-                f" (FLOWER_HOST={self.FLOWER_HOST})"
-            )
+        missing = shortcomings(self)
+        if missing:
+            raise ValueError("\n".join(missing))
         return self
 
     @property
     def cores(self) -> dict[str, CoreSettings]:
         """The cores by name, `core` first."""
-        found = {"core": peers.core(self, "core", "")}
-        for name in self.ADDITIONAL_CORES:
-            match = re.fullmatch(r"core([1-9][0-9]*)", name)
-            if match is None:
-                raise ValueError(f"ADDITIONAL_CORES: {name!r} is not core1, core2, …")
-            found[name] = peers.core(self, name, f"_{match[1]}")
-        return found
+        suffixes = core_suffixes(self)
+        return {name: peers.core(self, name, suffix) for name, suffix in suffixes.items()}
 
     @property
     def storescu(self) -> dict[str, StorescuSettings]:

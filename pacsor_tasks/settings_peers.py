@@ -20,6 +20,7 @@ from pacsor_tasks.settings_types import (
     TlsSettings,
     kind_of,
     lines,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -94,11 +95,9 @@ def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
         ValueError: Naming the setting that is missing or wrong.
     """
 
-    def own(setting: str, *, inherited: bool = True) -> Any:
+    def own(setting: str) -> Any:
         if suffix and setting + suffix in settings.NUMBERED:
             return settings.NUMBERED[setting + suffix]
-        if suffix and not inherited:
-            raise ValueError(f"{setting}{suffix}: required by {name} of ADDITIONAL_CORES")
         return getattr(settings, setting)
 
     kind = str(own("CORE_TYPE")).lower()
@@ -126,9 +125,15 @@ def core(settings: Settings, name: str, suffix: str) -> CoreSettings:
 
 
 def _milvue(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, Any]:
+    # Another core's address and token are not inherited.
+    needed = ("API_URL" + suffix, "TOKEN" + suffix) if suffix else ()
+    missing = [name for name in needed if name not in settings.NUMBERED]
+    if missing:
+        by = f"core{suffix.removeprefix('_')} of ADDITIONAL_CORES"
+        raise ValueError("\n".join(f"{name}: required by {by}" for name in missing))
     return {
-        "api_url": own("API_URL", inherited=False) if suffix else settings.API_URL,
-        "token": own("TOKEN", inherited=False) if suffix else settings.TOKEN,
+        "api_url": own("API_URL"),
+        "token": own("TOKEN"),
         # As PACSOR's second core: what it is asked for is the default, not what the first one is.
         "inference_commands": settings.NUMBERED.get(
             f"INFERENCE_COMMANDS{suffix}", type(settings).model_fields["INFERENCE_COMMANDS"].default
@@ -141,9 +146,10 @@ def _milvue(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[st
 
 def _tcr(settings: Settings, suffix: str, own: Callable[..., Any]) -> dict[str, Any]:
     """A provider's core: it is asked for a report, and only HL7 destinations get something."""
-    for setting in ("TCR_API_URL", "PROVIDER_TOKEN", "ORGANIZATION_ID"):
-        if not own(setting):
-            raise ValueError(f"{setting}{suffix}: required by CORE_TYPE{suffix}=tcr")
+    needed = ("TCR_API_URL", "PROVIDER_TOKEN", "ORGANIZATION_ID")
+    missing = [setting + suffix for setting in needed if not own(setting)]
+    if missing:
+        raise ValueError("\n".join(f"{n}: required by CORE_TYPE{suffix}=tcr" for n in missing))
     if not settings.ENABLE_HL7:
         raise ValueError(f"CORE_TYPE{suffix}: tcr has only HL7 to deliver to, and ENABLE_HL7=false")
     asked = tuple(n for n in named(settings, suffix) if kind_of(n) is DestinationKind.HL7)
@@ -215,26 +221,26 @@ def _fair_share(settings: Settings) -> int:
 
 
 def hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> Hl7Values:
-    """What counts for one HL7 destination; ValueError naming the setting that is wrong.
+    """What counts for one HL7 destination; ValueError naming the settings that are wrong.
 
     Args:
         settings: The gateway's.
         name: `hl7`, `hl7-2`, …
         loaded: What was loaded at run time, from `loadable`.
     """
-    plain = {setting: getattr(settings, setting) for setting in Hl7Settings.model_fields}
-    values = destination_values(plain, settings.NUMBERED, loaded or {}, number_suffix(name))
-    for setting in ("RECEIVING_APPLICATION", "RECEIVING_FACILITY"):
-        if not getattr(values, setting):
-            raise ValueError(f"{setting}: required by destination {name}")
+    values = _hl7_values(settings, name, loaded)
+    require(_unnamed(values), name)
     return values
 
 
 def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) -> RisSettings:
-    """One RIS destination; ValueError naming the setting that is missing or wrong."""
+    """One RIS destination; ValueError naming the settings that are missing or wrong."""
     suffix = number_suffix(name)
-    values = hl7_values(settings, name, loaded)
-    host, port = (_required(settings, k, suffix, name) for k in ("RIS_HOST_IP", "RIS_HOST_PORT"))
+    values = _hl7_values(settings, name, loaded)
+    where = {key + suffix: _own(settings, key, suffix) for key in ("RIS_HOST_IP", "RIS_HOST_PORT")}
+    missing = [setting for setting, value in where.items() if value is None]
+    require([*missing, *_unnamed(values)], name)
+    host, port = where.values()
     tls = TlsSettings(
         ca=values.RIS_TLS_CA,
         cert=values.RIS_TLS_CERT,
@@ -257,8 +263,16 @@ def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) 
         ) from exc
 
 
-def _required(settings: Settings, setting: str, suffix: str, destination: str) -> Any:
-    value = settings.NUMBERED.get(setting + suffix) if suffix else getattr(settings, setting)
-    if value is None:
-        raise ValueError(f"{setting}{suffix}: required by destination {destination}")
-    return value
+def _hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None) -> Hl7Values:
+    plain = {setting: getattr(settings, setting) for setting in Hl7Settings.model_fields}
+    return destination_values(plain, settings.NUMBERED, loaded or {}, number_suffix(name))
+
+
+def _unnamed(values: Hl7Values) -> list[str]:
+    """Whom a message has to name, and nobody is named."""
+    names = ("RECEIVING_APPLICATION", "RECEIVING_FACILITY")
+    return [name for name in names if not getattr(values, name)]
+
+
+def _own(settings: Settings, setting: str, suffix: str) -> Any:
+    return settings.NUMBERED.get(setting + suffix) if suffix else getattr(settings, setting)

@@ -22,6 +22,7 @@ from pacsor_tasks.settings_types import (
     TlsSettings,
     WebhookDestination,
     lines,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -33,12 +34,13 @@ def storescu(settings: Settings, name: str) -> StorescuSettings:
     suffix = number_suffix(name)
     values = values_of(PacsSettings, settings, settings.NUMBERED, suffix)
     tls = _tls(values, "PACS", values.PACS_TLS_NAME) if values.PACS_TLS else None
+    host, port, called_aet = _required(values, name, "PACS_IP", "PACS_PORT", "PACS_AET")
     try:
         return StorescuSettings(
             name=name,
-            host=_required(values, "PACS_IP", name),
-            port=_required(values, "PACS_PORT", name),
-            called_aet=_required(values, "PACS_AET", name),
+            host=host,
+            port=port,
+            called_aet=called_aet,
             calling_aet=values.MILVUE_AET,
             connect_timeout_s=values.PACS_CONNECT_TIMEOUT,
             timeout_s=values.PACS_TIMEOUT,
@@ -55,9 +57,10 @@ def storescu(settings: Settings, name: str) -> StorescuSettings:
 def stow(settings: Settings, name: str) -> StowDestination:
     """One DICOMweb destination; ValueError naming the setting that is missing or wrong."""
     values = values_of(StowSettings, settings, settings.NUMBERED, number_suffix(name))
+    (url,) = _required(values, name, "STOW_URL")
     return StowDestination(
         name=name,
-        url=_required(values, "STOW_URL", name),
+        url=url,
         token=values.STOW_TOKEN,
         user=values.STOW_USER,
         password=values.STOW_PASSWORD,
@@ -72,7 +75,8 @@ def stow(settings: Settings, name: str) -> StowDestination:
 def folder(settings: Settings, name: str) -> FolderDestination:
     """One directory; ValueError naming the setting that is missing or wrong."""
     values = values_of(FolderSettings, settings, settings.NUMBERED, number_suffix(name))
-    path: Path = _required(values, "FOLDER_PATH", name)
+    path: Path
+    (path,) = _required(values, name, "FOLDER_PATH")
     return FolderDestination(
         name=name, path=path, layout=values.FOLDER_LAYOUT, rate=values.FOLDER_RATE
     )
@@ -88,9 +92,10 @@ def webhook(settings: Settings, name: str) -> WebhookDestination:
             include=(), after_images=False, rate=0, tls=TlsSettings(ca=None, cert=None, key=None),
         )  # fmt: skip
     values = values_of(WebhookSettings, settings, settings.NUMBERED, number_suffix(name))
+    (url,) = _required(values, name, "WEBHOOK_URL")
     return WebhookDestination(
         name=name,
-        url=_required(values, "WEBHOOK_URL", name),
+        url=url,
         secret=values.WEBHOOK_SECRET,
         token=values.WEBHOOK_TOKEN,
         timeout_s=values.WEBHOOK_TIMEOUT,
@@ -108,9 +113,10 @@ def _tls(values: Any, prefix: str, name: str | None = None) -> TlsSettings:
     return TlsSettings(ca=ca, cert=cert, key=key, name=name, verify=verify)
 
 
-def _required(values: Any, setting: str, destination: str) -> Any:
-    value = getattr(values, setting)
-    if value is None:
-        suffix = number_suffix(destination)
-        raise ValueError(f"{setting}{suffix}: required by destination {destination}")
-    return value
+def _required(values: Any, destination: str, *names: str) -> tuple[Any, ...]:
+    """What the destination cannot do without; ValueError naming all that is missing."""
+    found = tuple(getattr(values, name) for name in names)
+    suffix = number_suffix(destination)
+    missing = [name + suffix for name, value in zip(names, found, strict=True) if value is None]
+    require(missing, destination)
+    return found

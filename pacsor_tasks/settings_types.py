@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -286,3 +286,9 @@ def lines(exc: ValidationError, names: Mapping[str, str] | None = None) -> str:
             message = f"{message} (it is {error['input']!r})"
         said.append(f"{name}: {message}" if name else message)
     return "\n".join(said)
+
+
+def require(missing: Sequence[str], destination: str) -> None:
+    """ValueError with a line for each of the settings that a destination lacks, if any."""
+    if missing:
+        raise ValueError("\n".join(f"{n}: required by destination {destination}" for n in missing))

@@ -17,6 +17,7 @@ from pacsor_tasks.app import app as celery
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import migrate
+from pacsor_tasks.listening import listening_file
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.receiving import Receiving
@@ -82,15 +83,17 @@ def _deps(settings: Settings, ports: Ports) -> AdminDeps:
 def _health(settings: Settings, ports: Ports) -> Health:
     client = wiring.redis_client(settings)
     host, port = settings.RECEIVER_HOST, settings.PORT
-    return Health(
-        {
-            "ledger": Probe(partial(probes.ledger, ports.ledger.ping), ttl_s=1),
-            "redis": Probe(partial(probes.broker, client), ttl_s=1),
-            "disk": Probe(partial(probes.disk, settings.spool_dir), ttl_s=1),
-            "workers": Probe(partial(probes.workers, partial(_ping, client)), ttl_s=5, stale_s=10),
-            "receiver": Probe(partial(probes.receiver, host, port), ttl_s=5),
-        }
-    )
+    checks = {
+        "ledger": Probe(partial(probes.ledger, ports.ledger.ping), ttl_s=1),
+        "redis": Probe(partial(probes.broker, client), ttl_s=1),
+        "disk": Probe(partial(probes.disk, settings.spool_dir), ttl_s=1),
+        "workers": Probe(partial(probes.workers, partial(_ping, client)), ttl_s=5, stale_s=10),
+        "receiver": Probe(partial(probes.receiver, host, port), ttl_s=5),
+    }
+    if settings.WEBPS_ENABLE:
+        listening = listening_file(settings.DATA_DIR)
+        checks["webps"] = Probe(partial(probes.webps, listening), ttl_s=1)
+    return Health(checks)
 
 
 def _ping(client: redis.Redis, timeout_s: float) -> list[object]:

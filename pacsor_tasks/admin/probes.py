@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ QUEUES = ("ingest", "transfer", "deliver", "control")
 #: Below so much free space the spool counts as down: less than one large study.
 RESERVE_BYTES = 512 * 1024 * 1024
 CONNECT_TIMEOUT_S = 1.0
+#: The subscriber may take so long to be back after its connection broke, seconds.
+NOT_HEARD_S = 30.0
 #: How long workers get to answer a ping; all that answer are counted.
 PING_TIMEOUT_S = 0.7
 
@@ -86,6 +89,23 @@ def receiver(host: str, port: int) -> Check:
     except OSError as exc:
         reason = exc.strerror or str(exc) or type(exc).__name__
         return Check(ok=False, detail=f"port {port}: {reason}")
+
+
+def webps(listening: Path) -> Check:
+    """Whether the subscriber of other providers' reports is connected and in every group.
+
+    Args:
+        listening: What it touches while it is: `listening`.
+    """
+    try:
+        age_s = max(0.0, time.time() - listening.stat().st_mtime)
+    except FileNotFoundError:
+        return Check(ok=False, detail="has never listened: see the log of webps")
+    except OSError as exc:
+        return Check(ok=False, detail=f"cannot be seen: {exc.strerror}")
+    if age_s <= NOT_HEARD_S:
+        return Check(ok=True, detail="listening to the providers")
+    return Check(ok=False, detail=f"not listening for {age_s:.0f} s: see the log of webps")
 
 
 def human_bytes(n: float) -> str:

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from pacsor_tasks.hl7_config import Hl7Config
     from pacsor_tasks.messages import Shown
     from pacsor_tasks.ports import Hl7Content
+    from pacsor_tasks.settings import Settings
 
 FORMATS = ("B64", "PLAIN", "HTML", "HTML_SPLIT")
 destination_option = click.option(
     "--destination", default="hl7", show_default=True, help="Which RIS: hl7, hl7-2, …"
 )
+
+defaults_option = click.option(
+    "--defaults", is_flag=True,
+    help="The example as it is without any setting: none are read, so none have to be there.",
+)  # fmt: skip
 
 
 @click.group()
@@ -36,9 +42,15 @@ def hl7() -> None:
     "--format", "form", type=click.Choice(FORMATS, case_sensitive=False),
     help="Of the example's report, instead of TECHCARE_REPORT_FORMAT.",
 )  # fmt: skip
+@defaults_option
 @click.option("--raw", is_flag=True, help="Only the bytes, as they are sent.")
-def preview(
-    study_uid: str | None, example: bool, destination: str, form: str | None, raw: bool
+def preview(  # noqa: PLR0913, PLR0917 - one per option
+    study_uid: str | None,
+    example: bool,
+    destination: str,
+    form: str | None,
+    defaults: bool,
+    raw: bool,
 ) -> None:
     """Print the message that STUDY_UID would send or has sent, and what the RIS answered.
 
@@ -46,7 +58,12 @@ def preview(
     """
     if (study_uid is None) != example:
         raise click.UsageError("give a STUDY_UID, or --example")
-    found = _example(destination, form) if study_uid is None else _of_study(study_uid, destination)
+    if defaults and not example:
+        raise click.UsageError("--defaults is of the --example")
+    if study_uid is None:
+        found = _example(destination, form, _defaults(destination) if defaults else load_settings())
+    else:
+        found = _of_study(study_uid, destination)
     if raw:
         sys.stdout.buffer.write(found.message)
         sys.stdout.buffer.flush()
@@ -61,7 +78,8 @@ def preview(
     "--format", "form", type=click.Choice(FORMATS, case_sensitive=False),
     help="Of its report, instead of TECHCARE_REPORT_FORMAT.",
 )  # fmt: skip
-def send_example(address: str, destination: str, form: str | None) -> None:
+@defaults_option
+def send_example(address: str, destination: str, form: str | None, defaults: bool) -> None:
     """Send the example to an MLLP listener and print what it answers.
 
     It is marked as a test (MSH-11 T) and is of an invented patient. TLS and time-outs are those of
@@ -75,7 +93,8 @@ def send_example(address: str, destination: str, form: str | None) -> None:
     from pacsor_tasks.hl7.mllp import exchange
 
     host, port = _address(address)
-    config, content = _configured(destination, form, processing_id="T")
+    settings = _defaults(destination) if defaults else load_settings()
+    config, content = _configured(settings, destination, form, processing_id="T")
     ris, now = config.ris[destination], datetime.now().astimezone()
     control_id = new_control_id(now)
     message = example_message(content.options, control_id=control_id, at=now)
@@ -107,12 +126,15 @@ def _config() -> Hl7Config:
     return Hl7Config(load_settings())
 
 
-def _configured(destination: str, form: str | None, **changed: Any) -> tuple[Hl7Config, Hl7Content]:
+def _configured(
+    settings: Settings, destination: str, form: str | None, **changed: Any
+) -> tuple[Hl7Config, Hl7Content]:
     from dataclasses import replace
 
     from pacsor_tasks.hl7.report import ReportFormat
+    from pacsor_tasks.hl7_config import Hl7Config
 
-    config = _config()
+    config = Hl7Config(settings)
     if destination not in config.contents:
         raise ConfigError(f"{destination} is not among the destinations (DESTINATIONS)")
     content = config.contents[destination]
@@ -122,10 +144,25 @@ def _configured(destination: str, form: str | None, **changed: Any) -> tuple[Hl7
     return config, replace(content, options=options)
 
 
-def _example(destination: str, form: str | None) -> Shown:
+def _defaults(destination: str) -> Settings:
+    """Settings of which only what has no default is made up, and is in no message but MSH-5, -6."""
+    from pacsor_tasks.settings import load
+    from pacsor_tasks.settings_routing import number_suffix
+
+    suffix = number_suffix(destination)
+    given = {
+        "API_URL": "https://example.org", "TOKEN": "none", "DESTINATIONS": destination,
+        "DATA_DIR": "/nonexistent",  # nor what was loaded at run time
+        "RECEIVING_APPLICATION": "RIS", "RECEIVING_FACILITY": "SITE",
+        f"RIS_HOST_IP{suffix}": "ris.example.org", f"RIS_HOST_PORT{suffix}": "2575",
+    }  # fmt: skip
+    return load(given, None)
+
+
+def _example(destination: str, form: str | None, settings: Settings) -> Shown:
     from pacsor_tasks.messages import example
 
-    _, content = _configured(destination, form)
+    _, content = _configured(settings, destination, form)
     return example(destination, content)
 
 

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pacsor_tasks.dicom.headers import is_uid
@@ -39,9 +39,11 @@ class ReceivedReport:
 
 
 def run_id_of(envelope: Mapping[str, Any]) -> str:
-    """The same for every arrival of a message: made from its provider and id.
+    """The same for every arrival of a message: made from its provider, id and what it tells.
 
-    A message without an id is known by its content.
+    A corrected report under the id of the first is another one: it must not be taken for a
+    repetition. What only says how the message travelled makes no difference. A message that cannot
+    be understood is known by its id, and without one by its content.
     """
     data = envelope.get("data")
     value: Mapping[str, Any] = {}
@@ -50,7 +52,7 @@ def run_id_of(envelope: Mapping[str, Any]) -> str:
     given = next((value[name] for name in IDS if isinstance(value.get(name), str | int)), "")
     # Half a surrogate pair, which JSON can spell, is no text that can be hashed.
     told = str(given).strip().encode("utf-8", "backslashreplace").decode()
-    own = told or _digest(data)
+    own = f"{told}\n{_told_by(envelope)}" if told else _digest(data)
     return str(uuid.uuid5(NAMESPACE, f"{envelope.get('provider')}\n{own}"))
 
 
@@ -83,6 +85,15 @@ def received_of(envelope: Mapping[str, Any]) -> ReceivedReport:
         report=report,
         study={k: str(study[k]) for k in KEYWORDS if isinstance(study.get(k), str | int)},
     )
+
+
+def _told_by(envelope: Mapping[str, Any]) -> str:
+    """A digest of the report and of whom it is about; empty when that cannot be read."""
+    try:
+        found = received_of(envelope)
+    except BadResponse:
+        return ""
+    return _digest([found.study_uid, sorted(found.study.items()), asdict(found.report)])
 
 
 def _object(data: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ import structlog
 from pacsor_tasks.cores import report_client
 from pacsor_tasks.errors import ConfigError, PeerUnavailable
 from pacsor_tasks.ledger import Ledger, migrate
+from pacsor_tasks.listening import Listening, listening_file
 from pacsor_tasks.observability import configure_logging
 from pacsor_tasks.settings import Settings, load
 from pacsor_tasks.settings_peers import webps_destinations
@@ -59,6 +60,7 @@ def _serve(settings: Settings) -> None:
         inbox.put,
         SessionFile(settings.DATA_DIR.absolute() / "webps" / "session.json"),
     )
+    listening = Listening(listening_file(settings.DATA_DIR))
     stopping: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -72,6 +74,8 @@ def _serve(settings: Settings) -> None:
     while not stopping:
         _beat(settings.HEARTBEAT_FILE)
         subscriber.attend()
+        if subscriber.is_listening:
+            listening.stamp()
         subscriber.news.clear()
         pause_s = _record(inbox)
         subscriber.news.wait(pause_s)

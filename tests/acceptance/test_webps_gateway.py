@@ -33,6 +33,7 @@ def test_a_report_reaches_the_ris_through_the_gateway(tmp_path: Path):
             assert study["runs"][0]["core"].startswith(f"webps:{PROVIDER}:")
             (sent,) = ris.messages
             assert "LEGRAND^Anaïs" in sent.decode()
+            wait_until(lambda: up.get("/healthz")["checks"]["webps"]["ok"], 10)
             shown = up.run("pacsor", "hl7", "preview", UID)
             assert "LEGRAND" in shown.stdout, shown.stderr
             shown = up.run("pacsor", "config", "--json")

@@ -42,7 +42,7 @@ def test_a_report_goes_to_the_ris_once_however_often_it_comes(site: Site):
     assert "access_token" not in session.read_text()
 
     site.hub.publish(PROVIDER, message(UID))
-    site.hub.publish(PROVIDER, message(UID, text="the same id counts, not the content"))
+    site.hub.publish(PROVIDER, {**message(UID), "published_at": "later"})
     wait_until(lambda: site.hub.unacknowledged() == 0)
     assert site.end() == 0
     site.start()
@@ -64,6 +64,21 @@ def test_a_report_goes_to_the_ris_once_however_often_it_comes(site: Site):
     assert detail is not None
     assert ("report.received", f"a report of {PROVIDER}, to hl7") in [
         (e["kind"], e["message"]) for e in detail["events"]
+    ]
+
+
+def test_a_corrected_report_goes_to_the_ris_after_the_first(site: Site):
+    site.start()
+    site.hub.publish(PROVIDER, message(UID))
+    (first,) = site.recorded(1)
+    site.hub.publish(PROVIDER, message(UID, report={"conclusion": "A fracture after all."}))
+    (second,) = [d for d in site.recorded(2) if d != first]
+    for delivery_id in (first, second):
+        assert site.deliver(delivery_id).state is DeliveryState.DELIVERED
+    conclusions = [next(s for s in segments(m) if "CONCLUSION" in s) for m in site.ris.messages]
+    assert conclusions == [
+        "OBX||TX|CONCLUSION^Conclusion^LN||No fracture \\F\\ seen.||||||F",
+        "OBX||TX|CONCLUSION^Conclusion^LN||A fracture after all.||||||F",
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import kombu.exceptions
@@ -14,6 +16,7 @@ from pacsor_tasks.admin import probes
 from pacsor_tasks.admin.health import Check, Health, Probe
 from pacsor_tasks.admin.recent import Recent
 from pacsor_tasks.errors import PeerUnavailable
+from pacsor_tasks.listening import Listening
 from tests.support.net import free_port
 
 WELL = Check(ok=True, detail="well")
@@ -147,3 +150,18 @@ def test_a_recent_value_is_made_again_when_it_is_old_or_was_cheap() -> None:
     assert recent() == 1  # twenty times its cost
     now[0] += 3
     assert recent() == 2
+
+
+def test_the_subscriber_is_well_while_it_says_so(tmp_path: Path):
+    listening = tmp_path / "listening"
+    assert "never listened" in probes.webps(listening).detail
+    stamp = Listening(listening)
+    stamp.stamp()
+    assert probes.webps(listening) == Check(ok=True, detail="listening to the providers")
+    long_ago = time.time() - 90
+    os.utime(listening, (long_ago, long_ago))
+    stamp.stamp()  # said a moment ago: not again so soon
+    check = probes.webps(listening)
+    assert not check.ok
+    assert check.detail.startswith("not listening for 90 s")
+    Listening(tmp_path / "gone" / "listening").stamp()  # no disk keeps it from listening

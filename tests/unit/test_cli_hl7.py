@@ -56,6 +56,20 @@ def test_raw_is_the_message_alone(site: Path) -> None:
     assert b"\n" not in raw
 
 
+def test_the_example_without_settings_reads_none(
+    site: Path, monkeypatch: pytest.MonkeyPatch, ris: RisSimulator
+) -> None:
+    for name in ("API_URL", "TOKEN", "DESTINATIONS", "RECEIVING_APPLICATION"):
+        monkeypatch.delenv(name)
+    assert isinstance(run("preview", "--example").exception, PacsorError)
+    shown = run("preview", "--example", "--defaults", "--raw")
+    assert shown.stdout_bytes.startswith(b"MSH|^~\\&|MILVUE_GATEWAY|MILVUE|RIS|SITE|")
+    assert run("preview", "1.2.3", "--defaults").exit_code == 2
+    sent = run("send-example", f"127.0.0.1:{ris.port}", "--defaults")
+    assert sent.exit_code == 0, sent.output
+    assert len(ris.messages) == 1
+
+
 def test_one_of_the_two_has_to_be_asked_for(site: Path) -> None:
     assert run("preview").exit_code == 2
     assert run("preview", "1.2.3", "--example").exit_code == 2

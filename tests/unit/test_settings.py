@@ -106,6 +106,33 @@ def test_every_wrong_setting_is_named_at_once():
     assert all(name in said for name in ("API_URL", "TOKEN", "PORT", "PACS_PORT"))
 
 
+def test_everything_that_cores_and_destinations_lack_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        settings(
+            ADDITIONAL_CORES="core1", DESTINATIONS="storescu-2,hl7-2,stow", ADMIN_HOST="0.0.0.0",
+            CORE_TYPE_1="milvue",
+        )  # fmt: skip
+    by = "required by destination"
+    assert str(caught.value).splitlines() == [
+        "API_URL_1: required by core1 of ADDITIONAL_CORES",
+        "TOKEN_1: required by core1 of ADDITIONAL_CORES",
+        *(f"PACS_{name}_2: {by} storescu-2" for name in ("IP", "PORT", "AET")),
+        f"RIS_HOST_IP_2: {by} hl7-2", f"RIS_HOST_PORT_2: {by} hl7-2",
+        f"RECEIVING_APPLICATION: {by} hl7-2", f"RECEIVING_FACILITY: {by} hl7-2",
+        f"STOW_URL: {by} stow",
+        "ADMIN_TOKEN: required to listen beyond loopback (ADMIN_HOST=0.0.0.0)",
+    ]  # fmt: skip
+
+
+def test_a_core_of_type_tcr_is_told_all_it_lacks():
+    with pytest.raises(ConfigError) as caught:
+        settings(ADDITIONAL_CORES="core1", CORE_TYPE_1="tcr")
+    assert str(caught.value).splitlines() == [
+        f"{name}_1: required by CORE_TYPE_1=tcr"
+        for name in ("TCR_API_URL", "PROVIDER_TOKEN", "ORGANIZATION_ID")
+    ]
+
+
 def test_secrets_are_never_repeated():
     secret = "very-secret-key"
     with pytest.raises(ConfigError) as caught:

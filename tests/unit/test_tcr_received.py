@@ -64,10 +64,31 @@ def test_a_message_needs_a_provider():
 
 @pytest.mark.parametrize("name", ["id", "message_id", "report_id"])
 def test_a_message_is_known_by_its_id_and_provider(name: str):
-    one = run_id_of(envelope({name: "r-1", "report": REPORT}))
-    assert one == run_id_of(envelope(json.dumps({name: "r-1", "report": {"conclusion": "other"}})))
-    assert one != run_id_of(envelope({name: "r-2", "report": REPORT}))
-    assert one != run_id_of(envelope({name: "r-1", "report": REPORT}, "radio-b"))
+    told = {"study": STUDY, "report": REPORT}
+    one = run_id_of(envelope({name: "r-1", **told}))
+    assert one == run_id_of(envelope(json.dumps({"sent_at": "later", name: "r-1", **told})))
+    assert one != run_id_of(envelope({name: "r-2", **told}))
+    assert one != run_id_of(envelope({name: "r-1", **told}, "radio-b"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"report": {"conclusion": "A fracture."}},
+        {"study": {**STUDY, "AccessionNumber": "4712"}},
+        {"study": {**STUDY, "StudyInstanceUID": "1.2.4"}},
+        {"format": "html"},
+    ],
+)
+def test_a_corrected_report_under_the_same_id_is_no_repetition(changed: dict[str, Any]):
+    told = {"id": "r-1", "study": STUDY, "report": REPORT}
+    assert run_id_of(envelope(told)) != run_id_of(envelope({**told, **changed}))
+
+
+def test_what_cannot_be_understood_is_known_by_its_id():
+    one = run_id_of(envelope({"id": "r-1", "report": REPORT}))
+    assert one == run_id_of(envelope({"id": "r-1", "report": {"conclusion": "other"}}))
+    assert one != run_id_of(envelope({"id": "r-2", "report": REPORT}))
 
 
 def test_an_id_that_is_no_unicode_is_one_all_the_same():
