@@ -42,8 +42,8 @@ def run_id_of(envelope: Mapping[str, Any]) -> str:
     """The same for every arrival of a message: made from its provider, id and what it tells.
 
     A corrected report under the id of the first is another one: it must not be taken for a
-    repetition. What only says how the message travelled makes no difference. A message that cannot
-    be understood is known by its id, and without one by its content.
+    repetition. What only says how the message travelled makes no difference. A message without an
+    id, or that cannot be understood, is known by all of its content.
     """
     data = envelope.get("data")
     value: Mapping[str, Any] = {}
@@ -52,8 +52,8 @@ def run_id_of(envelope: Mapping[str, Any]) -> str:
     given = next((value[name] for name in IDS if isinstance(value.get(name), str | int)), "")
     # Half a surrogate pair, which JSON can spell, is no text that can be hashed.
     told = str(given).strip().encode("utf-8", "backslashreplace").decode()
-    own = f"{told}\n{_told_by(envelope)}" if told else _digest(data)
-    return str(uuid.uuid5(NAMESPACE, f"{envelope.get('provider')}\n{own}"))
+    content = (told and _told_by(envelope)) or _digest(data)
+    return str(uuid.uuid5(NAMESPACE, f"{envelope.get('provider')}\n{told}\n{content}"))
 
 
 def received_of(envelope: Mapping[str, Any]) -> ReceivedReport:

@@ -85,9 +85,10 @@ def test_a_corrected_report_under_the_same_id_is_no_repetition(changed: dict[str
     assert run_id_of(envelope(told)) != run_id_of(envelope({**told, **changed}))
 
 
-def test_what_cannot_be_understood_is_known_by_its_id():
+def test_what_cannot_be_understood_is_known_by_its_id_and_content():
     one = run_id_of(envelope({"id": "r-1", "report": REPORT}))
-    assert one == run_id_of(envelope({"id": "r-1", "report": {"conclusion": "other"}}))
+    assert one == run_id_of(envelope({"report": REPORT, "id": "r-1"}))
+    assert one != run_id_of(envelope({"id": "r-1", "report": {"conclusion": "other"}}))
     assert one != run_id_of(envelope({"id": "r-2", "report": REPORT}))
 
 
