@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from pacsor_tasks import env_file
@@ -48,6 +48,7 @@ LEGACY: dict[str, str] = {
     "REPORTOR_URL": "TCR_API_URL",
     "WEBPS_REPORTOR_URL": "TCR_API_URL",
 }
+OLD = ALIASES | LEGACY
 REMOVED = frozenset(
     {"USE_PREDICTION_ID", "CONFIG_FILENAME", "TEMPLATE_NAME", "TEMPLATES_ACCESS_TOKEN"}
 )
@@ -102,6 +103,8 @@ OF_ONE_RIS = (
 OF_ONE = (
     *OF_ONE_CORE, *OF_ONE_PACS, *OF_ONE_RIS, *OF_ONE_STOW, *OF_ONE_FOLDER, *OF_ONE_WEBHOOK,
 )  # fmt: skip
+#: Whether every variable of the environment is meant for the gateway, as those in `.env` are.
+STRICT = "PACSOR_STRICT_ENVIRONMENT"
 NUMBERED = re.compile(rf"^({'|'.join(OF_ONE)})_([1-9][0-9]*)$")
 
 
@@ -136,7 +139,12 @@ def todays_name(name: str, values: Mapping[str, str]) -> str:
     """
     if name == "TOKEN_2" and "API_URL_2" in values:
         return name
-    return ALIASES.get(name) or LEGACY.get(name) or name
+    today = ALIASES.get(name) or LEGACY.get(name)
+    if today is not None:
+        return today
+    stem, number = _split(name)
+    meant = ALIASES.get(stem)
+    return f"{meant}_{number}" if number and meant in OF_ONE else name
 
 
 def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -157,7 +165,8 @@ def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         if today == name:
             renamed[name] = value
         elif today not in values:
-            renamed[today] = value.removesuffix("/report") if today == "TCR_API_URL" else value
+            is_report = today == "TCR_API_URL"
+            renamed[today] = value.rstrip("/").removesuffix("/report") if is_report else value
     return renamed, warnings
 
 
@@ -168,7 +177,8 @@ def misspelt(
 
     A variable that starts with `PACSOR_`, or any name in `.env` close to a setting, is an error: a
     silent default would be worse than not starting. The process environment holds names of other
-    programs, so a near miss there is only a warning.
+    programs, so a near miss there is only a warning; but in a container, where `.env` has become
+    the environment (PACSOR_STRICT_ENVIRONMENT).
 
     Returns:
         (errors, warnings), one sentence each.
@@ -179,20 +189,41 @@ def misspelt(
     errors = [f"{dotenv}, line {number}: not NAME=value, or a quote without its end"
               for number in file.unreadable]  # fmt: skip
     warnings = [f"{dotenv}: {said}" for said in file.warnings if not said.startswith("line ")]
+    is_strict = values.get(STRICT, "").lower() in {"1", "true", "yes", "on", "y", "t"}
     for name in values:
         if name in names or NUMBERED.match(name):
             continue
-        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.85)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        if name.startswith("PACSOR_"):
+        meant = _meant(name, names)
+        hint = f"; did you mean {meant}?" if meant else ""
+        if name.startswith("PACSOR_") or (meant and is_strict and name not in in_file):
             errors.append(f"{name}: no such setting{hint}")
-        elif close and name in in_file:
+        elif meant and name in in_file:
             errors.append(f"{name} (in {dotenv}): no such setting{hint}")
         elif name in in_file:
             warnings.append(f"{name} (in {dotenv}): no such setting; ignored")
-        elif close and "_" in name:
+        elif meant and "_" in name:
             warnings.append(f"{name}: no such setting{hint}")
     return errors, warnings
+
+
+def _meant(name: str, names: Collection[str]) -> str | None:
+    """The setting whose name looks like this one, with its number if it has one."""
+    stem, number = _split(name.upper())
+    if not number:
+        return next(iter(_closest(name.upper(), names)), None)
+    # Without its number it would be another core's or destination's.
+    close = _closest(stem, [*OF_ONE, *(n for n, today in OLD.items() if today in OF_ONE)])
+    return f"{OLD.get(close[0], close[0])}_{number.lstrip('0')}" if close else None
+
+
+def _closest(name: str, names: Collection[str]) -> list[str]:
+    return difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.85)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """`PACS_IP_2` in `PACS_IP` and `2`; the number is empty where there is none."""
+    match = re.fullmatch(r"(.+)_(0*[1-9][0-9]*)", name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def _file(dotenv: Path | None) -> env_file.EnvText:

@@ -21,6 +21,7 @@ from pacsor_tasks.environment import NUMBERED, misspelt, normalise, read_environ
 from pacsor_tasks.errors import ConfigError, NotFound
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_destinations import DestinationSettings
+from pacsor_tasks.settings_doubts import undecided, unused, without_findings
 from pacsor_tasks.settings_hl7 import Hl7Settings, loadable
 from pacsor_tasks.settings_receiver import ReceptionSettings
 from pacsor_tasks.settings_routing import doubts, kind_in_use
@@ -131,6 +132,11 @@ class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSett
     RETRY_MAX_DELAY: Seconds = Field(300, gt=0, description="Longest pause between two tries")
 
     # --- processes
+    PACSOR_STRICT_ENVIRONMENT: bool = Field(
+        False,
+        description="Every variable of the environment is meant for the gateway, as in `.env`: a"
+        " misspelt one stops the start; the compose file sets it",
+    )
     WORKER_CONCURRENCY: Count = Field(
         4, description="Slots of the worker that takes studies in and talks to the AI"
     )
@@ -277,20 +283,43 @@ def load_with_warnings(
     numbered: dict[str, Any] = {
         n: value for n, value in values.items() if NUMBERED.match(n) or n in plugged
     }
+    loaded: dict[str, Any] = {}
     try:
         loaded = at_init(values)
     except ConfigError as exc:
-        raise ConfigError("\n".join([*errors, str(exc)])) from exc
+        errors.append(str(exc))
     given |= {name: value for name, value in loaded.items() if name in known}
     given["NUMBERED"] = numbered | {n: str(v) for n, v in loaded.items() if n not in known}
+    errors += undecided(given, numbered)
     peers.fill_in(given)
     try:
         settings = Settings(**given)
     except ValidationError as exc:
-        errors.append(lines(exc))
+        errors += [*lines(exc).splitlines(), *_behind(exc, given)]
     if errors:
         raise ConfigError("\n".join(errors))
-    return settings, [*warnings, *near, *peers.unused(settings), *doubts(settings)]
+    return settings, [
+        *warnings,
+        *near,
+        *unused(settings),
+        *doubts(settings),
+        *without_findings(settings),
+    ]
+
+
+def _behind(exc: ValidationError, given: Mapping[str, Any]) -> list[str]:
+    """What is wrong besides single values: looked at as if those that are had not been given."""
+    wrong = {str(error["loc"][0]) for error in exc.errors() if error["loc"]}
+    if not wrong:
+        return []
+    rest = {"API_URL": "http://unset", "TOKEN": "unset"} | {
+        name: value for name, value in given.items() if name not in wrong
+    }
+    try:
+        Settings(**rest)
+    except ValidationError as more:
+        return [line for line in lines(more).splitlines() if line.split(":")[0] not in wrong]
+    return []
 
 
 def at_init(values: Mapping[str, str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,6 +28,11 @@ from pacsor_tasks.settings_types import (
 
 STEM = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Stem = Annotated[str, Field(pattern=STEM)]
+#: What finds, and what measures (contract §1.2).
+Detections = Literal["smarturgences", "detection", "smartchest", "trauma"]
+Measures = Literal["smartxpert", "measures"]
+DETECTIONS: tuple[str, ...] = get_args(Detections)
+MEASURES: tuple[str, ...] = get_args(Measures)
 
 
 class RoutingSettings(BaseModel):
@@ -105,11 +110,11 @@ class Hl7Settings(RoutingSettings):
     SIUID_IN_OBX1: bool = Field(True, description="Send the OBX with the StudyInstanceUID")
     OBX_UPPERCASE: bool = Field(True, description="Report section names in capitals")
     INCLUDE_DETECTIONS_FINDINGS: bool = Field(True, description="Put the detections in the message")
-    DETECTION_INFERENCE_COMMAND: Literal["smarturgences", "detection", "smartchest", "trauma"] = (
-        Field("smarturgences", description="Where the detections come from")
+    DETECTION_INFERENCE_COMMAND: Detections = Field(
+        "smarturgences", description="Where the detections come from"
     )
     INCLUDE_MEASURES_FINDINGS: bool = Field(True, description="Put the measures in the message")
-    MEASURES_INFERENCE_COMMAND: Literal["smartxpert", "measures"] = Field(
+    MEASURES_INFERENCE_COMMAND: Measures = Field(
         "smartxpert", description="Where the measures come from"
     )
     HTTP_TIMEOUT: Seconds = Field(

@@ -203,17 +203,6 @@ def fill_in(given: dict[str, Any]) -> None:
         given.setdefault("TOKEN", "")
 
 
-def unused(settings: Settings) -> list[str]:
-    """Warnings: numbered addresses of AI services that no core of ADDITIONAL_CORES has."""
-    urls = (name for name in sorted(settings.NUMBERED) if name.startswith("API_URL_"))
-    cores = ((url, f"core{url.removeprefix('API_URL_')}") for url in urls)
-    return [
-        f"{url}: not used; a core reads it with ADDITIONAL_CORES={core}"
-        for url, core in cores
-        if core not in settings.ADDITIONAL_CORES
-    ]
-
-
 def _fair_share(settings: Settings) -> int:
     """Slots that each core may have so that all others together leave one for the last."""
     n_others = len(settings.ADDITIONAL_CORES)

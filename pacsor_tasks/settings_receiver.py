@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings
 
 from pacsor_tasks.disk import Watermark, Watermarks
@@ -21,6 +21,17 @@ from pacsor_tasks.settings_types import (
     Seconds,
     node,
 )
+
+
+def _log_level(value: Any) -> Any:
+    """DCMTK, which PACSOR's storescp is, has a level above ours and one below."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    return {"trace": "debug", "fatal": "error"}.get(word, word)
+
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warn", "warning", "error"], BeforeValidator(_log_level)
+]
 
 
 class ReceptionSettings(BaseSettings):
@@ -38,9 +49,7 @@ class ReceptionSettings(BaseSettings):
         None,
         description="URL of the ledger (postgresql+psycopg://…); unset: SQLite in DATA_DIR",
     )
-    PACSOR_LOG_LEVEL: Annotated[Literal["debug", "info", "warn", "warning", "error"], Lower] = (
-        Field("info", description="Least severe log line that is written")
-    )
+    PACSOR_LOG_LEVEL: LogLevel = Field("info", description="Least severe log line that is written")
     LOG_FORMAT: Annotated[Literal["json", "console"], Lower] = Field(
         "json", description="Log lines as JSON, or coloured for a person"
     )

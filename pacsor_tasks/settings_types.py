@@ -70,6 +70,8 @@ def _fullness(value: str) -> str:
 
 def comma_list(value: Any) -> Any:
     if isinstance(value, str):
+        if re.fullmatch(r"\s*\[\s*['\"].*['\"]\s*\]\s*", value):
+            value = value.strip()[1:-1]  # a list as JSON or Python writes it
         parts = (part.strip().strip("\"'").strip() for part in value.split(","))
         return tuple(dict.fromkeys(part for part in parts if part))
     return value

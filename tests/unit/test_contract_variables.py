@@ -127,7 +127,9 @@ def test_a_variable_is_read_by_the_name_in_env_and_by_the_name_inside(row: Row) 
         environ = {k: v for k, v in EVERYTHING.items() if k != row.name} | {name: row.written}
         found, warnings = load_with_warnings(environ, None)
         assert getattr(found, row.setting or row.name) == row.read_as
-        assert [w for w in warnings if "API_URL_1" not in w] == []
+        assert [
+            w for w in warnings if "API_URL_1" not in w and f"{row.name}: no core" not in w
+        ] == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
@@ -187,7 +189,7 @@ def test_a_second_core_that_nobody_names_is_warned_of() -> None:
     environ = {k: v for k, v in EVERYTHING.items() if k != "ADDITIONAL_CORES"}
     found, warnings = load_with_warnings(environ, None)
     assert list(found.cores) == ["core"]
-    assert warnings == ["API_URL_1: not used; a core reads it with ADDITIONAL_CORES=core1"]
+    assert warnings == ["API_URL_1, TOKEN_1: not used; a core reads it with ADDITIONAL_CORES=core1"]
 
 
 def test_a_tcr_cores_env_says_its_type_by_what_it_has() -> None:
@@ -195,6 +197,17 @@ def test_a_tcr_cores_env_says_its_type_by_what_it_has() -> None:
                   "CALLBACK_URL": "http://hl7:8000", "REPORT_URL": "x", **HL7}, None)  # fmt: skip
     assert found.cores["core"].type == "tcr"
     assert found.cores["core"].destinations == ("hl7",)
+
+
+def test_an_env_of_both_kinds_of_core_has_to_say_which_it_is() -> None:
+    both = {**EVERYTHING, "PROVIDER_TOKEN": "p", "ORGANIZATION_ID": "7"}
+    with pytest.raises(ConfigError, match=r"CORE_TYPE: .*say which"):
+        load(both, None)
+    assert load({**both, "CORE_TYPE": "milvue"}, None).cores["core"].type == "milvue"
+    provider = load({**both, "CORE_TYPE": "tcr"}, None).cores["core"]
+    assert (provider.type, provider.token.get_secret_value()) == ("tcr", "p")
+    beside = load({**both, "ADDITIONAL_CORES": "core1", "CORE_TYPE_1": "tcr"}, None)
+    assert [core.type for core in beside.cores.values()] == ["milvue", "tcr"]
 
 
 def test_a_configuration_at_start_wins_over_the_environment(tmp_path: Path) -> None:

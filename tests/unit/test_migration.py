@@ -37,7 +37,8 @@ def migrated(install: Path, into: Path, *options: str, code: int = 0) -> Result:
 
 def settings_of(into: Path) -> Settings:
     found, warnings = load_with_warnings({"HL7_CONF_DIR": str(into / "conf")}, into / ".env")
-    assert warnings == []
+    # An installation asks for other findings than its messages have; PACSOR took no notice.
+    assert [w for w in warnings if "_INFERENCE_COMMAND: no core" not in w] == []
     return found
 
 

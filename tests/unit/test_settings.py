@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pacsor_tasks.environment import normalise
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load, load_with_warnings
 from pacsor_tasks.settings_peers import webps_destinations
@@ -106,6 +107,13 @@ def test_every_wrong_setting_is_named_at_once():
     assert all(name in said for name in ("API_URL", "TOKEN", "PORT", "PACS_PORT"))
 
 
+def test_a_wrong_value_does_not_hide_what_is_missing_elsewhere():
+    with pytest.raises(ConfigError) as caught:
+        load({"PORT": "x", "PACS_PORT": "y", "CALLBACK_URLS": "http://storescu:8000"}, None)
+    said = [line.split(":")[0] for line in str(caught.value).splitlines()]
+    assert sorted(said) == ["API_URL", "PACS_AET", "PACS_IP", "PACS_PORT", "PORT", "TOKEN"]
+
+
 def test_everything_that_cores_and_destinations_lack_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         settings(
@@ -202,6 +210,112 @@ def test_a_misspelt_name_in_the_file_is_refused_with_the_right_one(tmp_path: Pat
     file.write_text("STUDY_QUIET_SECOND=5\n")
     with pytest.raises(ConfigError, match=r"STUDY_QUIET_SECOND .*did you mean STUDY_QUIET_SECONDS"):
         load(REQUIRED, file)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("INFERENCE_COMMAND_1", "INFERENCE_COMMANDS_1"),
+        ("CALLBACK_URL_1", "CALLBACK_URLS_1"),
+        ("DICOM_FILTER_1", "DICOM_FILTERS_1"),
+        ("POPULATEPID_2", "POPULATE_PID_2"),
+        ("PACS_IP_02", "PACS_IP_2"),
+        ("PACS_AETT_2", "PACS_AET_2"),
+        ("pacs_ip_2", "PACS_IP_2"),
+        ("signed_url", "SIGNED_URL"),
+        ("Dicom_Filters", "DICOM_FILTERS"),
+    ],
+)
+def test_a_hint_keeps_the_number_and_knows_the_case(tmp_path: Path, written: str, meant: str):
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"{written}=x\n")
+    with pytest.raises(ConfigError, match=rf"{written} \(in .*\): .*did you mean {meant}\?$"):
+        load(REQUIRED, dotenv)
+
+
+def test_another_name_of_a_setting_may_have_a_number():
+    assert normalise({"REC_APP_2": "B", "RIS_HOST_2": "h"})[0] == {
+        "RECEIVING_APPLICATION_2": "B", "RIS_HOST_IP_2": "h",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["DICOM_FILTRES", "PORTT", "SIGNED_URLS", "pacs_ip"])
+def test_where_env_has_become_the_environment_a_misspelt_name_stops_the_start(name: str):
+    with pytest.raises(ConfigError, match=f"{name}: no such setting; did you mean"):
+        settings(PACSOR_STRICT_ENVIRONMENT="true", **{name: "x"})
+
+
+def test_what_containers_have_in_their_environment_is_not_taken_for_ours():
+    names = (
+        "PATH", "HOME", "HOSTNAME", "LANG", "LC_ALL", "TERM", "TZ", "USER", "PWD", "SHLVL",
+        "PYTHON_VERSION", "PYTHON_SHA256", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "GPG_KEY",
+        "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+        "FLOWER_PERSISTENT", "FLOWER_DB", "FLOWER_STATE_SAVE_INTERVAL", "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX", "VIRTUAL_ENV",
+    )  # fmt: skip
+    _, warnings = load_with_warnings(
+        {**REQUIRED, "PACSOR_STRICT_ENVIRONMENT": "true", **dict.fromkeys(names, "x")}, None
+    )
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"PACS_IP_1": "h", "PACS_AET_1": "A"}, "PACS_AET_1, PACS_IP_1: not used; the first dest"),
+        ({"RIS_TIMEOUT_3": "9"}, "RIS_TIMEOUT_3: not used; nothing is delivered to hl7-3"),
+        ({"SIGNED_URL_2": "no", "UPLOAD_RATE_2": "1"},
+         "SIGNED_URL_2, UPLOAD_RATE_2: not used; a core reads it with ADDITIONAL_CORES=core2"),
+    ],
+)  # fmt: skip
+def test_a_numbered_setting_that_nobody_reads_is_told_of(given: dict[str, str], said: str):
+    _, warnings = load_with_warnings({**REQUIRED, **given}, None)
+    assert [w for w in warnings if w.startswith(said)], warnings
+
+
+@pytest.mark.parametrize(("theirs", "level"), [("trace", "debug"), ("FATAL", "error")])
+def test_levels_of_pacsors_storescp_are_understood(theirs: str, level: str):
+    found = settings(PACSOR_LOG_LEVEL=theirs)
+    assert level == found.PACSOR_LOG_LEVEL
+
+
+@pytest.mark.parametrize("written", ["a,b", "['a', 'b']", '["a","b"]', " [ 'a','b' ] "])
+def test_a_list_may_be_written_as_one(written: str):
+    assert settings(INFERENCE_COMMANDS=written).INFERENCE_COMMANDS == ("a", "b")
+
+
+def test_findings_that_no_core_asks_for_are_told_of():
+    ris = {"DESTINATIONS": "hl7", "RECEIVING_APPLICATION": "R", "RECEIVING_FACILITY": "F",
+           "RIS_HOST_IP": "ris", "RIS_HOST_PORT": "2575"}  # fmt: skip
+    _, warnings = load_with_warnings(
+        {**REQUIRED, **ris, "INFERENCE_COMMANDS": "detection,smartxpert"}, None
+    )
+    assert warnings == [
+        "DETECTION_INFERENCE_COMMAND: no core that delivers to hl7 asks for 'smarturgences', so its"
+        " messages go without; did you mean detection?"
+    ]
+    for commands, more in (
+        ("detection", {"DETECTION_INFERENCE_COMMAND": "detection"}),
+        ("detection", {"INCLUDE_DETECTIONS_FINDINGS": "false"}),
+        ("smarturgences,detection", {}),
+        ("lungs", {}),
+    ):
+        _, warnings = load_with_warnings(
+            {**REQUIRED, **ris, "INFERENCE_COMMANDS": commands, **more}, None
+        )
+        assert warnings == []
+
+
+@pytest.mark.parametrize("old", ["https://t.example/report", "https://t.example/report/"])
+def test_an_old_address_of_techcare_loses_its_path(old: str):
+    assert settings(REPORT_URL=old).TCR_API_URL == "https://t.example"
+
+
+def test_a_configuration_that_is_not_there_does_not_hide_the_rest():
+    with pytest.raises(ConfigError) as caught:
+        load({**REQUIRED, "LOAD_CONFIG_AT_INIT": "gone", "PORT": "x"}, None)
+    assert "LOAD_CONFIG_AT_INIT=gone" in str(caught.value)
+    assert "PORT: " in str(caught.value)
 
 
 def test_a_misspelt_name_in_the_environment_is_a_warning():
