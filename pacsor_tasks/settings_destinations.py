@@ -21,6 +21,7 @@ from pacsor_tasks.settings_types import (
     CommaList,
     Commands,
     Count,
+    Host,
     Port,
     Seconds,
     Url,
@@ -106,7 +107,7 @@ _SOP_CLASSES = (
 class PacsSettings(BaseModel):
     """Destinations that speak DICOM: `storescu`, `storescu-2`, …."""
 
-    PACS_IP: str | None = Field(
+    PACS_IP: Host | None = Field(
         None, description="PACS of `storescu`; PACS_IP_2 is the one of `storescu-2`, …"
     )
     PACS_PORT: Port | None = Field(None, description="Its DICOM port")

@@ -247,9 +247,8 @@ def ris(settings: Settings, name: str, loaded: Mapping[str, Any] | None = None) 
             tls=tls if values.RIS_TLS else None,
         )
     except ValidationError as exc:
-        raise ValueError(
-            f"{name} (RIS_HOST_IP{suffix}, RIS_HOST_PORT{suffix}): {lines(exc)}"
-        ) from exc
+        names = {"host": f"RIS_HOST_IP{suffix}", "port": f"RIS_HOST_PORT{suffix}"}
+        raise ValueError(lines(exc, names)) from exc
 
 
 def _hl7_values(settings: Settings, name: str, loaded: Mapping[str, Any] | None) -> Hl7Values:

@@ -49,9 +49,9 @@ def storescu(settings: Settings, name: str) -> StorescuSettings:
             tls=tls,
         )
     except ValidationError as exc:
-        raise ValueError(
-            f"{name} (PACS_IP{suffix}, PACS_PORT{suffix}, PACS_AET{suffix}): {lines(exc)}"
-        ) from exc
+        names = {"host": "PACS_IP", "port": "PACS_PORT", "called_aet": "PACS_AET"}
+        shown = {field: setting + suffix for field, setting in names.items()}
+        raise ValueError(lines(exc, shown)) from exc
 
 
 def stow(settings: Settings, name: str) -> StowDestination:

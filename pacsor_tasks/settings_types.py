@@ -33,6 +33,8 @@ SECRETS = frozenset(
 URL = re.compile(r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?$")
 COMMAND = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 AE_TITLE = re.compile(r"^[\x20-\x5b\x5d-\x7e]{1,16}$")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
 NODE = re.compile(r"([^@\\]{1,16})@(\[[0-9A-Fa-f:.%]+\]|[^:@\s\[\]]+):([0-9]{1,5})")
 
 
@@ -87,10 +89,23 @@ def _duration(value: Any) -> Any:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def _host(value: str) -> str:
+    """A host name, an IPv4 or an IPv6 address; brackets around that are dropped."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        # Compose's names have underscores; all digits and dots is an address that is none.
+        if not HOST.fullmatch(bare) or re.fullmatch(r"[0-9.]+", bare):
+            raise ValueError(f"{without_secrets(value)!r} is not a host name or address") from None
+    return bare
+
+
 Fullness = Annotated[str, AfterValidator(_fullness)]
 Url = Annotated[str, AfterValidator(_url)]
 #: an empty one is for what has no address
 UrlIfAny = Annotated[str, AfterValidator(_url_if_any)]
+Host = Annotated[str, AfterValidator(_host)]
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(comma_list)]
 Command = Annotated[str, AfterValidator(_command)]
@@ -161,7 +176,7 @@ class StorescuSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    host: str = Field(min_length=1)
+    host: Host
     port: Port
     called_aet: AeTitle
     calling_aet: AeTitle
@@ -226,7 +241,7 @@ class RisSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    host: str = Field(min_length=1)
+    host: Host
     port: Port
     timeout_s: float
     keep_alive_s: float

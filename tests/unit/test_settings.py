@@ -71,6 +71,9 @@ def test_values_are_read_as_people_write_them(name: str, value: str, setting: st
         ("API_URL", "predict.milvue.com", "API_URL: 'predict.milvue.com' is not an http"),
         ("PACS_PORT", "70000", "PACS_PORT: Input should be less than or equal to 65535"),
         ("PACS_PORT", "dicom", r"PACS_PORT: .*\(it is 'dicom'\)"),
+        ("PACS_IP", "999.1.1.1", "PACS_IP: '999.1.1.1' is not a host name or address"),
+        ("PACS_IP", "http://pacs", "PACS_IP: 'http://pacs' is not a host name or address"),
+        ("PACS_IP", "pacs:104", "PACS_IP: 'pacs:104' is not a host name or address"),
         ("PACS_AET", "A_TITLE_OF_MORE_THAN_16", "PACS_AET: .* is not an AE title"),
         ("DICOM_FILTERS", "[{", "DICOM_FILTERS: not JSON"),
         (
