@@ -74,14 +74,22 @@ def callback_url(text: str) -> str:
     Raises:
         ValueError: It is none.
     """
+    shown = without_secrets(text)
     try:
         split = urlsplit(text)
         usable = split.scheme in {"http", "https"} and bool(split.hostname)
         _ = split.port
     except ValueError:
         usable = False
-    if not usable or split.username or split.fragment or not text.isascii() or " " in text:
-        raise ValueError(f"{without_secrets(text)!r} is not an http(s) URL to post to")
+    if not usable or not text.isascii() or " " in text:
+        raise ValueError(f"{shown!r} is not an http(s) URL to post to")
+    if "@" in split.netloc:
+        raise ValueError(
+            f"{shown!r} was given with a user or password, which a URL cannot have here: a webhook"
+            " has WEBHOOK_TOKEN"
+        )
+    if split.fragment:
+        raise ValueError(f"{shown!r}: what follows # is never sent; leave it out")
     return text
 
 

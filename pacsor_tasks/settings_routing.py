@@ -23,7 +23,7 @@ from pacsor_tasks.settings_destinations import (
     values_of,
 )
 from pacsor_tasks.settings_hl7 import RoutingSettings
-from pacsor_tasks.settings_types import comma_list, is_loopback, kind_of
+from pacsor_tasks.settings_types import comma_list, is_loopback, kind_of, without_secrets
 
 if TYPE_CHECKING:
     from pacsor_tasks.settings import Settings
@@ -87,7 +87,8 @@ def callbacks(settings: Settings) -> dict[str, str]:
                 continue
             name = _name_of(item, source)
             if found.setdefault(name, item) != item:
-                raise ValueError(f"{source}: {item!r} would be named as {found[name]!r} is: {name}")
+                both = f"{without_secrets(item)!r} and {without_secrets(found[name])!r}"
+                raise ValueError(f"{source}: {both} would both be named {name}")
     return found
 
 
@@ -161,8 +162,11 @@ def doubts(settings: Settings) -> list[str]:
     found = [line for name in everybody for line in _never_true(settings, name, by_core)]
     found += [line for name in everybody for line in _openness(settings, name)]
     for core, names in by_core.items():
-        if names and not settings.cores[core].destinations:
-            found.append(f"{core}: no destination takes its results (…_CORES): they go nowhere")
+        if not settings.cores[core].destinations:
+            why = (
+                "no destination takes its results (…_CORES)" if names else "no destination is named"
+            )
+            found.append(f"{core}: {why}: they go nowhere")
     return [*found, *_unused(settings, {*everybody, *settings.ris}), *_plain(settings)]
 
 

@@ -39,8 +39,11 @@ NODE = re.compile(r"([^@\\]{1,16})@(\[[0-9A-Fa-f:.%]+\]|[^:@\s\[\]]+):([0-9]{1,5
 
 
 def _url(value: str) -> str:
+    shown = without_secrets(value)
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError(f"{shown!r} was given with a user or password, which a URL cannot have")
     if not URL.match(value):
-        raise ValueError(f"{without_secrets(value)!r} is not an http(s) URL")
+        raise ValueError(f"{shown!r} is not an http(s) URL")
     return value.rstrip("/")
 
 

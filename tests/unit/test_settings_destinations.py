@@ -212,11 +212,11 @@ def test_plain_callbacks_are_told_of_since_a_misspelt_name_makes_one_too():
         ({"STOW_BATCH": "0"}, r"STOW_BATCH: .*greater than or equal to 1 \(it is '0'\)"),
         ({"PACS_RATE": "-1"}, r"PACS_RATE: .*\(it is '-1'\)"),
         ({"WEBHOOK_URL": "ftp://x"}, "WEBHOOK_URL: 'ftp://x' is not an http"),
-        ({"WEBHOOK_URL": "http://u:p@x/"}, "WEBHOOK_URL: .* is not an http"),
+        ({"WEBHOOK_URL": "http://u:p@x/"}, "WEBHOOK_URL: .* with a user or password"),
         ({"WEBHOOK_INCLUDE": "patient_id,weight"}, "WEBHOOK_INCLUDE.1: Input should be"),
-        ({"CALLBACK_URLS": "http://u:p@bridge/"}, "CALLBACK_URLS: .* is not an http"),
+        ({"CALLBACK_URLS": "http://u:p@bridge/"}, "CALLBACK_URLS: .* with a user or password"),
         ({"CALLBACK_URLS": "bridge:8000"}, "CALLBACK_URLS: .* is not a URL like"),
-        ({"CALLBACK_URLS": "http://a-1/b,http://a/1/b,http://a-1-b"}, "would be named as"),
+        ({"CALLBACK_URLS": "http://a-1/b,http://a/1/b,http://a-1-b"}, "would both be named"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_with_the_setting_and_the_value(given: dict[str, str], says: str):
@@ -231,7 +231,7 @@ def test_no_secret_is_repeated():
     assert "WEBHOOK_SECRET" in str(caught.value)
     assert secret not in str(caught.value).removeprefix("WEBHOOK_SECRET")
     for name in ("API_URL", "STOW_URL", "WEBHOOK_URL", "CALLBACK_URLS", "TCR_API_URL"):
-        with pytest.raises(ConfigError, match=f"{name}: 'https://peer.example/x' is not an http"):
+        with pytest.raises(ConfigError, match=f"{name}: 'https://peer.example/x' was given with"):
             settings(**{name: "https://me:hidden@peer.example/x?key=hidden"})
     found = settings(
         DESTINATIONS="stow,webhook", STOW_URL="https://a", STOW_TOKEN="hidden-1",
@@ -307,3 +307,25 @@ def test_rates_are_those_of_every_kind():
         STOW_URL="https://a", FOLDER_PATH="/f", WEBHOOK_URL="https://b", WEBHOOK_RATE="0.5", **HL7,
     )  # fmt: skip
     assert destinations.rates_of(found) == {"storescu": 1, "hl7": 2, "stow": 3, "webhook": 0.5}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://:s3cret@host/x", "http://me:s3cret@host/x", "http://me@host"]
+)
+def test_a_callback_with_a_password_is_refused_without_repeating_it(url: str):
+    with pytest.raises(ConfigError, match=r"CALLBACK_URLS: .*with a user or password") as caught:
+        settings(CALLBACK_URLS=url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_follows_a_hash_is_refused():
+    with pytest.raises(ConfigError, match="what follows # is never sent"):
+        settings(CALLBACK_URLS="http://host/x#y")
+
+
+@pytest.mark.parametrize(
+    "given", [{"CALLBACK_URLS": ","}, {"CALLBACK_URLS": "http://hl7:8000", "ENABLE_HL7": "false"}]
+)
+def test_a_core_without_a_destination_is_told_of(given: dict[str, str]):
+    _, warnings = load_with_warnings({**REQUIRED, **given}, None)
+    assert "core: no destination is named: they go nowhere" in warnings
