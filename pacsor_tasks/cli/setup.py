@@ -141,7 +141,7 @@ def _with_options(values: Values, options: dict[str, Any]) -> Values:
 
 
 def _settings(given: Iterable[str]) -> list[tuple[str, str]]:
-    from pacsor_tasks.setup.questions import is_secret
+    from pacsor_tasks.setup.masking import is_secret
     from pacsor_tasks.setup.validation import known_name
 
     found = [(known_name(name, {}), value) for name, value in _pairs(given)]
@@ -197,12 +197,13 @@ def try_peer(values: Values, name: str) -> tuple[bool, str]:
     """
     from pacsor_tasks.cli.probes import all_probes, try_probe
     from pacsor_tasks.settings import load
+    from pacsor_tasks.setup.values import spoken
 
     settings = load(values, dotenv=None)
     by_url = {webhook.url: its_name for its_name, webhook in settings.webhooks.items()}
     name = by_url.get(name, name)  # a plain callback
     probe = next((p for p in all_probes(settings) if p.name.split()[-1] == name), None)
     if probe is None:
-        return False, f"{name}: there is no way to try it"
+        return False, f"{spoken(name)}: there is no way to try it"
     finding = try_probe(probe)
     return finding.is_ok, finding.text

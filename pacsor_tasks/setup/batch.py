@@ -8,7 +8,8 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings_types import node
 from pacsor_tasks.setup import pages
 from pacsor_tasks.setup import values as v
-from pacsor_tasks.setup.questions import Surroundings, answered, current, question
+from pacsor_tasks.setup.masking import is_hidden, is_secret
+from pacsor_tasks.setup.questions import NONE, Surroundings, answered, current, question
 from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values
 
@@ -26,13 +27,18 @@ def with_answers(values: Values, answers: Answers) -> Values:
     wrong: list[str] = []
     for name, text in sorted(answers, key=lambda pair: place.get(pair[0], len(place))):
         try:
-            values = answered(name, text, values)
+            values = answered(name, text or _nothing(name, values), values)
         except ConfigError as exc:
             said = str(exc).splitlines()
             wrong += [line if line.startswith(name) else f"{name}: {line}" for line in said]
     if wrong:
         raise ConfigError("\n".join(wrong))
     return values
+
+
+def _nothing(name: str, values: Values) -> str:
+    """What takes a value away: `--set LEDGER_URL=` means it, though the URL has a password."""
+    return NONE if not is_secret(name) and is_hidden(name, current(name, values)) else ""
 
 
 def with_proposals(values: Values, around: Surroundings) -> Values:

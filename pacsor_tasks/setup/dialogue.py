@@ -4,25 +4,21 @@ given; what is asked and what an answer means is decided elsewhere.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from pacsor_tasks.admin.config_view import mask_url
 from pacsor_tasks.errors import ConfigError
-from pacsor_tasks.observability import MASK
 from pacsor_tasks.setup import files, lists, pages
 from pacsor_tasks.setup.asking import Asker
 from pacsor_tasks.setup.document import in_order
 from pacsor_tasks.setup.files import Loaded, Written
+from pacsor_tasks.setup.masking import masked
 from pacsor_tasks.setup.peers import Tester, peers
-from pacsor_tasks.setup.questions import Option, Surroundings, is_secret
+from pacsor_tasks.setup.questions import Option, Surroundings
 from pacsor_tasks.setup.screen import Screen
 from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values
 
 NEW, SAVE, QUIT, LOAD = "n", "w", "q", "o"
-#: URLs whose query may hold a key.
-WITH_QUERY = ("CALLBACK_URLS", "DESTINATIONS", "WEBHOOK_URL")
 #: Columns of a menu's title, and of what it shows.
 TITLE, SHOWN = 26, 44
 
@@ -153,12 +149,4 @@ class Dialogue:
 
 def displayed(values: Values) -> list[str]:
     """The configuration in the order of its file; secrets masked."""
-    return [f"{name}={_masked(name, values[name])}" for name in in_order(values)]
-
-
-def _masked(name: str, value: str) -> str:
-    if is_secret(name):
-        return MASK
-    if name.startswith(WITH_QUERY):
-        return re.sub(r"\?[^,]*", f"?{MASK}", value)
-    return mask_url(value)
+    return [f"{name}={masked(name, values[name])}" for name in in_order(values)]

@@ -14,6 +14,7 @@ from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import pages
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.asking import Asker
+from pacsor_tasks.setup.masking import masked
 from pacsor_tasks.setup.questions import Option, Question
 from pacsor_tasks.setup.validation import checked, known_name
 from pacsor_tasks.setup.values import Values
@@ -66,14 +67,18 @@ def _one(asker: Asker, name: str, values: Values) -> Values:
 
 def _where(name: str, values: Values) -> str:
     def of(setting: str) -> str:
-        return values.get(v.suffixed(setting, name), "?")
+        return _shown(v.suffixed(setting, name), values)
 
     if v.is_pacs(name):
         return f"{of('PACS_AET')}@{of('PACS_IP')}:{of('PACS_PORT')}"
     if v.is_ris(name):
         return f"{of('RIS_HOST_IP')}:{of('RIS_HOST_PORT')}"
     kind = kind_of(name)
-    return of(pages.OF_A_KIND[kind][0]).partition("?")[0] if kind is not None else ""
+    return of(pages.OF_A_KIND[kind][0]) if kind is not None else ""
+
+
+def _shown(name: str, values: Values) -> str:
+    return masked(name, values.get(name, "?"))
 
 
 def cores(asker: Asker, values: Values) -> Values:
@@ -81,7 +86,7 @@ def cores(asker: Asker, values: Values) -> Values:
     while True:
         names = v.cores(values)[1:]
         options = [
-            Option(str(n), f"{name:<8} {values.get(v.suffixed('API_URL', name), '?')}")
+            Option(str(n), f"{name:<8} {_shown(v.suffixed('API_URL', name), values)}")
             for n, name in enumerate(names, 1)
         ]
         chosen = asker.choose("Further cores", [*options, Option("a", "add a core"), BACK], "b")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import values as v
+from pacsor_tasks.setup.masking import is_secret, masked
 from pacsor_tasks.setup.products import OTHER
-from pacsor_tasks.setup.questions import is_secret
 from pacsor_tasks.setup.values import Values
 
 #: Before the name of a core or destination: a place to try the connection, not a setting.
@@ -181,7 +181,7 @@ def shown(entry: Entry, values: Values) -> str:
     for name in entry.shows:
         value = values.get(name, "")
         if value:
-            found.append("set" if is_secret(name) else value)
+            found.append("set" if is_secret(name) else masked(name, value))
     if entry.key == "h" and not any(map(v.is_ris, v.used_destinations(values))):
         return "no"
     if entry.key == "s":

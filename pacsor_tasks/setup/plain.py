@@ -56,7 +56,7 @@ class PlainScreen:
         proposal = next(chosen, question.default)
         default = f" [{proposal}]" if proposal else ""
         if question.kind is Kind.SECRET and question.is_optional:
-            default = f" [as it is; {NONE} for none]"
+            default = f" [as it is; {NONE} for none]" if question.is_removable else " [as it is]"
         prompt = f"{question.title}{hint}{default}: "
         if question.kind is Kind.SECRET and self._stdin.isatty():
             return getpass.getpass(prompt)

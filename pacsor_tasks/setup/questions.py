@@ -10,8 +10,8 @@ from enum import StrEnum
 from pacsor_tasks.environment import OF_ONE_CORE
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
-from pacsor_tasks.settings_types import SECRETS
 from pacsor_tasks.setup import values as v
+from pacsor_tasks.setup.masking import is_hidden, masked
 from pacsor_tasks.setup.products import PRODUCTS, SUITE
 from pacsor_tasks.setup.validation import checked
 from pacsor_tasks.setup.values import Values
@@ -19,7 +19,6 @@ from pacsor_tasks.setup.values import Values
 REPORT_URL = "https://app.report.milvue.com"
 #: For a secret that may be missing, whose present value nobody sees: take it away.
 NONE = "-"
-SECRET_NAME = re.compile(r"TOKEN|PASSWORD|SECRET|BASIC_AUTH|CREDENTIAL|API_?KEY")
 
 
 class Kind(StrEnum):
@@ -47,10 +46,12 @@ class Question:
     hint: str = ""
     kind: Kind = Kind.TEXT
     options: tuple[Option, ...] = ()
-    #: proposed; never that of a secret
+    #: proposed; never what must not be seen
     default: str = ""
     #: an empty answer takes the value away, or leaves a secret as it is
     is_optional: bool = False
+    #: `-` takes a secret away
+    is_removable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,6 @@ _INHERITED = frozenset(
 )
 
 
-def is_secret(name: str) -> bool:
-    """Whether a value must not be shown; names of others' too."""
-    base, _ = v.base_of(name)
-    return base in SECRETS or SECRET_NAME.search(name) is not None
-
-
 def question(name: str, values: Values, around: Surroundings) -> Question:
     """The question for a setting (`PACS_IP_2` included), or for a choice that sets several."""
     base, number = v.base_of(name)
@@ -138,7 +133,7 @@ def question(name: str, values: Values, around: Surroundings) -> Question:
     options = entry.options
     if base in _CHOICES:
         kind, options = Kind.CHOICE, _CHOICES[base](values, around)
-    elif is_secret(name):
+    elif is_hidden(name, present):
         kind = Kind.SECRET
     proposal = _proposal(base, values, around) or entry.proposal or _default(base)
     is_inherited = bool(number) and base in _INHERITED
@@ -157,6 +152,7 @@ def question(name: str, values: Values, around: Surroundings) -> Question:
         options=options,
         default=default,
         is_optional=entry.is_optional or is_inherited or (kind is Kind.SECRET and bool(present)),
+        is_removable=kind is Kind.SECRET and bool(present) and _is_optional(base),
     )  # fmt: skip
 
 
@@ -168,19 +164,20 @@ def current(name: str, values: Values) -> str:
 
 
 def answered(name: str, text: str, values: Values) -> Values:
-    """The values after an answer.
+    """The values after an answer; an empty one leaves what was not shown as it is.
 
     Raises:
         ConfigError: What is wrong with the answer; a secret is not repeated.
     """
     base, _ = v.base_of(name)
+    if is_hidden(name, current(name, values)):
+        if not text.strip():
+            return values
+        if text.strip() == NONE and _is_optional(base):
+            text = ""
     changer = _CHANGERS.get(base)
     if changer is not None:
         return changer(name, text, values)
-    if not text.strip() and is_secret(name):
-        return values
-    if text.strip() == NONE and is_secret(name) and _is_optional(base):
-        text = ""
     return v.changed(values, {name: checked(name, text, values)})
 
 
@@ -234,7 +231,7 @@ def _environments(values: Values, around: Surroundings) -> tuple[Option, ...]:
     found = [Option(e.key, f"{e.title}  {e.url}") for e in v.environments_of(values)]
     present = v.environment_of(values)
     if present and present not in {option.value for option in found}:
-        found.append(Option(present, f"as it is  {values['API_URL']}"))
+        found.append(Option(present, f"as it is  {masked('API_URL', values['API_URL'])}"))
     return tuple(found)
 
 

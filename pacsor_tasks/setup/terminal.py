@@ -68,7 +68,8 @@ class TerminalScreen:
 
 def _text(question: Question, check: Check) -> questionary.Question:
     is_secret = question.kind is Kind.SECRET
-    as_it_is = f"empty: as it is; {NONE}: none" if is_secret and question.is_optional else ""
+    as_it_is = "empty: as it is" if is_secret and question.is_optional else ""
+    as_it_is += f"; {NONE}: none" if question.is_removable else ""
     hint = "; ".join(part for part in (question.hint, as_it_is) if part)
     return questionary.text(
         question.title if hint else f"{question.title}:",

@@ -21,6 +21,7 @@ from pacsor_tasks.environment import (
 )
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
+from pacsor_tasks.settings_types import without_secrets
 from pacsor_tasks.setup.values import OF_ONE, Values, base_of
 
 #: Stands for whatever has not been answered yet.
@@ -157,12 +158,13 @@ def _url(text: str) -> str:
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
-    except ValueError as exc:
-        raise ConfigError(f"{text!r} is not a URL: {exc}") from exc
+    except ValueError:
+        # Not repeated, nor what Python says: `https://user:password` without its host comes here.
+        raise ConfigError("is not http(s)://host:port/path") from None
     if url.username is not None:
         raise ConfigError("no user and password in a URL here")
     if not host:
-        raise ConfigError(f"{text!r} is not an http(s) URL")
+        raise ConfigError(f"{without_secrets(text)!r} is not an http(s) URL")
     _host(host)
     return text.rstrip("/")
 

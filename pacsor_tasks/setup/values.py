@@ -22,7 +22,7 @@ from pacsor_tasks.environment import (
 )
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings import Settings
-from pacsor_tasks.settings_types import comma_list, kind_of
+from pacsor_tasks.settings_types import comma_list, kind_of, without_secrets
 from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE, Environment, Product
 
 Values = Mapping[str, str]
@@ -253,8 +253,8 @@ def is_pacs(name: str) -> bool:
 
 
 def spoken(name: str) -> str:
-    """A destination's name for the screen: a plain callback's URL may have a key in its query."""
-    return name.partition("?")[0]
+    """A destination's name for the screen: a plain callback's URL may have a key in it."""
+    return without_secrets(name)
 
 
 def _name(item: str) -> str:

@@ -19,6 +19,7 @@ from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.document import rewritten
 from pacsor_tasks.setup.files import Loaded
 from pacsor_tasks.setup.lists import described, rules_of, tag_of, with_rules
+from pacsor_tasks.setup.masking import is_secret
 from pacsor_tasks.setup.peers import peers, settings_for
 from pacsor_tasks.setup.products import COMMON, PRODUCTS
 from pacsor_tasks.setup.questions import (
@@ -26,7 +27,6 @@ from pacsor_tasks.setup.questions import (
     Surroundings,
     answered,
     current,
-    is_secret,
     question,
 )
 from pacsor_tasks.setup.validation import checked, known_name, problems
