@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 EXIT_CANCELLED = 1
 EXIT_BAD_PEER = 3
-#: A secret in a file is a line, not a disk.
-MAX_SECRET_BYTES = 65536
 
 
 @click.command()
@@ -84,10 +81,11 @@ def setup(**options: Any) -> None:
 def _dialogue(options: dict[str, Any]) -> Written | None:
     from pacsor_tasks.setup import files
     from pacsor_tasks.setup.dialogue import Dialogue
+    from pacsor_tasks.setup.options import with_options
 
     loaded = _loaded(options)
     begun = loaded or files.new()
-    values = _with_options(begun.values, options)
+    values = with_options(begun.values, options)
     if values != begun.values:
         loaded = replace(begun, values=values)
     dialogue = Dialogue(_screen(options), options["directory"], try_peer, _around())
@@ -96,13 +94,14 @@ def _dialogue(options: dict[str, Any]) -> Written | None:
 
 def _batch(options: dict[str, Any]) -> Written:
     from pacsor_tasks.setup import batch, files
+    from pacsor_tasks.setup.options import with_options
     from pacsor_tasks.setup.peers import peers, settings_for
 
     directory = options["directory"]
     loaded = _loaded(options) or files.new()
     for note in loaded.notes:
         click.echo(f"note: {note}", err=True)
-    values = batch.with_proposals(_with_options(loaded.values, options), _around())
+    values = batch.with_proposals(with_options(loaded.values, options), _around())
     path = files.path_for(directory, values["CLIENT_NAME"])
     if path.exists() and loaded.path != path:
         raise ConfigError(f"{path} is there already: name it by --client alone to change it")
@@ -124,52 +123,6 @@ def _loaded(options: dict[str, Any]) -> Loaded | None:
         return files.read(options["from_file"])
     path = files.path_for(options["directory"], options["client"] or "")
     return files.read(path) if options["client"] and path.exists() else None
-
-
-def _with_options(values: Values, options: dict[str, Any]) -> Values:
-    from pacsor_tasks.setup import batch
-
-    given = {"PRODUCT": "product", "ENVIRONMENT": "environment", "API_URL": "api_url",
-             "CLIENT_NAME": "client"}  # fmt: skip
-    answers = [(name, options[key]) for name, key in given.items() if options[key]]
-    answers += batch.pacs_answers(options["pacs"]) + batch.ris_answers(options["ris"])
-    answers += _settings(options["settings"])
-    files = [f"TOKEN={options['token_file']}"] if options["token_file"] else []
-    answers += [(name, _secret(name, file)) for name, file in _pairs([*files, *options["secrets"]])]
-    values = batch.with_answers(values, answers)
-    return batch.with_all_destinations(values, len(options["pacs"]), len(options["ris"]))
-
-
-def _settings(given: Iterable[str]) -> list[tuple[str, str]]:
-    from pacsor_tasks.setup.masking import is_secret
-    from pacsor_tasks.setup.validation import known_name
-
-    found = [(known_name(name, {}), value) for name, value in _pairs(given)]
-    for name, _ in found:
-        if is_secret(name):
-            raise ConfigError(f"{name}: give it by --secret {name}=FILE, not on the command line")
-    return found
-
-
-def _pairs(given: Iterable[str]) -> list[tuple[str, str]]:
-    found = []
-    for pair in given:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{name!r}: write NAME=VALUE")
-        found.append((name, value))
-    return found
-
-
-def _secret(name: str, file: str) -> str:
-    try:
-        if file == "-":
-            return sys.stdin.readline().strip()
-        with Path(file).open(encoding="utf-8") as opened:
-            return opened.read(MAX_SECRET_BYTES).strip()
-    except (OSError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{name}: {file} cannot be read: {reason}") from exc
 
 
 def _screen(options: dict[str, Any]) -> Screen:

@@ -98,6 +98,38 @@ def test_what_is_missing_or_wrong_is_named_and_nothing_written(site, arguments, 
     assert [path.name for path in site.iterdir()] == ["token"]
 
 
+def test_all_that_is_wrong_with_the_options_is_named_at_once(site: Path) -> None:
+    done = setup(site, "--yes", "--client", "acme", "--environment", "moon", "--pacs", "PACS@x",
+                 "--pacs", "P2@1.2.3.400:104", "--ris", "ris", "--token-file", "/nowhere",
+                 "--secret", "TOKNE=/nowhere", "--set", "STOW_TOKEN=SEKRET", "--set", "PACS_PROT=1",
+                 "--set", "PORT", "--set", "RETENTION_DAYS=-1")  # fmt: skip
+    said = str(done.exception)
+    for part in (
+        "CLIENT_NAME: 'acme'", "ENVIRONMENT: 'moon'", "--pacs: 'PACS@x'", "PACS_IP_2: '1.2.3.400'",
+        "--ris: 'ris'", "TOKEN: /nowhere cannot be read", "TOKNE: no such setting",
+        "STOW_TOKEN: give it by", "PACS_PROT: no such", "'PORT': write NAME=VALUE", "RETENTION_D",
+    ):  # fmt: skip
+        assert part in said
+    assert len(said.splitlines()) == 11
+    assert "SEKRET" not in said
+    assert [path.name for path in site.iterdir()] == ["token"]
+
+
+def test_an_environment_is_not_blamed_for_its_product(site: Path) -> None:
+    done = setup(site, "--yes", "--product", "tct", "--environment", "vmazure-us")
+    assert "PRODUCT: 'tct'" in str(done.exception)
+    assert "ENVIRONMENT" not in str(done.exception)
+
+
+def test_the_token_of_a_further_core_is_that_cores(site: Path) -> None:
+    (site / "another").write_text("s3cret two")
+    done = first(site, "--set", "ADDITIONAL_CORES=core1,core2", "--set", "API_URL_1=http://b",
+                 "--set", "API_URL_2=http://c", "--secret", f"TOKEN_1={site / 'token'}",
+                 "--secret", f"TOKEN_2={site / 'another'}")  # fmt: skip
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert load({}, site / ".env").cores["core2"].token.get_secret_value() == "s3cret two"
+
+
 def test_a_token_may_come_by_stdin(site: Path) -> None:
     done = setup(site, "--yes", "--client", CLIENT, "--token-file", "-", "--pacs", "P@p:1",
                  stdin="by stdin\n")  # fmt: skip
