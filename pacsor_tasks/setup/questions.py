@@ -84,7 +84,7 @@ CATALOGUE: Mapping[str, _Entry] = {
     "PACS_AET": _Entry("AE title of the PACS"),
     "PACS_IP": _Entry("Address of the PACS", "host name, IPv4 or IPv6"),
     "PACS_PORT": _Entry("DICOM port of the PACS", proposal="104"),
-    "PORT": _Entry("Port of the SCP", "where the modalities send"),
+    "PORT": _Entry("Port of the SCP", "where the modalities send, from 1024"),
     "MILVUE_AET": _Entry("AE title of the gateway", "called by modalities, calling the PACS"),
     "DOCKER_IMAGE_TAG": _Entry("Version", "the image's tag", proposal="latest"),
     "DEBUG": _Entry("Debug log", options=YES_NO),

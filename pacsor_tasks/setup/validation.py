@@ -40,6 +40,8 @@ LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOSTNAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*\.?")
 #: Published ports of one host.
 PORTS = {"PORT": "1040", "ADMIN_PORT": "7000", "FLOWER_PORT": "5555"}
+#: The lowest that PACSOR's wizard takes, or meant to. Source: contract §2.6.
+LOWEST = {"PACS_PORT": 100, "PORT": 1024}
 
 
 def checked(name: str, text: str, values: Values) -> str:
@@ -60,6 +62,8 @@ def checked(name: str, text: str, values: Values) -> str:
     rule = RULES.get(base)
     if rule is not None:
         text = rule(text)
+    if base in LOWEST and text != values.get(name):  # a site may have it so: the gateway starts
+        _high_enough(text, LOWEST[base])
     if name in PORTS:
         _free(name, text, values)
     try:
@@ -152,6 +156,11 @@ def _port(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,5}", text):
         raise ConfigError(f"{text!r} is not a port (1 to 65535)")
     return str(int(text))
+
+
+def _high_enough(text: str, lowest: int) -> None:
+    if int(text) < lowest:
+        raise ConfigError(f"{text!r} is not a port from {lowest} to 65535")
 
 
 def _url(text: str) -> str:

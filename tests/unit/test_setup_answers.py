@@ -55,9 +55,9 @@ SITE = {
         ("PACS_IP_2", "fe80::1%eth0", None),
         ("RIS_HOST_IP", "ris", None),
         ("PACS_PORT", "4242", None),
-        ("PACS_PORT", "80", None),
+        *(("PACS_PORT", port, None) for port in ("100", "104", "65535")),
         ("PACS_PORT_2", "0104", "104"),
-        ("PORT", "104", None),
+        *(("PORT", port, None) for port in ("1024", "11112", "65535")),
         ("PACS_AET", "A B", None),
         ("PACS_AET", '"PACS"', "PACS"),  # as PACSOR's defaults were written
         ("TOKEN", "it's $5 #1", None),
@@ -85,8 +85,9 @@ def test_a_right_answer_is_written_as_it_is_meant(name: str, text: str, written:
         ("API_URL", "http://user:pw@host"),
         *(("PACS_IP", x) for x in ("256.1.1.1", "1.2.3", "01.2.3.4", "1.2.3.4:104", "a..b", "-a",
                                    "::1:x", "a b", "http://pacs", "x" * 64)),
-        *(("PACS_PORT", x) for x in ("0", "65536", "-1", "1_04", "104.0", "x", "999999")),
-        ("PACS_PORT_2", "0"),
+        *(("PACS_PORT", x) for x in ("0", "65536", "-1", "1_04", "104.0", "x", "999999", "99")),
+        *(("PORT", x) for x in ("80", "104", "1023", "65536")),
+        *(("PACS_PORT_2", x) for x in ("0", "99")),
         ("RIS_HOST_PORT_2", "70000"),
         ("PACS_AET", "SEVENTEENLETTERSX"),
         ("PACS_AET_2", "A\\B"),
@@ -116,6 +117,12 @@ def test_a_refused_secret_is_not_repeated(name: str):
     with pytest.raises(ConfigError) as refused:
         answered(name, "s3cret\x07", SITE)
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_port_that_a_site_has_already_may_stay():
+    values = SITE | {"PORT": "104", "PACS_PORT": "80"}
+    assert answered("PACS_PORT", "80", answered("PORT", "104", values)) == values
+    assert not problems(values)
 
 
 def test_an_answer_is_judged_by_itself_not_by_what_is_still_missing():

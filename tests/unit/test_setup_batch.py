@@ -48,6 +48,24 @@ def test_a_site_is_set_up_without_a_question(site: Path) -> None:
     assert stat.S_IMODE((site / ".env").stat().st_mode) == 0o600
 
 
+def test_an_ipv6_address_may_have_a_zone_and_the_wizards_ranges_hold(site: Path) -> None:
+    done = first(site, "--pacs", "P2@[fe80::1%eth0]:104", "--ris", "[fe80::2%eth0]:2575",
+                 "--set", "PACS_IP_3=fe80::3%eth0", "--set", "PACS_PORT_3=104",
+                 "--set", "PACS_AET_3=P3", "--set", "DESTINATIONS=storescu-3",
+                 "--set", "RECEIVING_APPLICATION=R", "--set", "RECEIVING_FACILITY=F")  # fmt: skip
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    found = load({}, site / ".env")
+    assert [found.storescu[f"storescu-{n}"].host for n in (2, 3)] == ["fe80::1%eth0",
+                                                                      "fe80::3%eth0"]  # fmt: skip
+    assert found.ris["hl7"].host == "fe80::2%eth0"
+    refused = first(site, "--pacs", "P2@[fe80::x%eth0]:99", "--set", "PORT=80")
+    assert str(refused.exception).splitlines() == [
+        "PACS_IP_2: '[fe80::x%eth0]' is not an IPv6 address (no port here)",
+        "PACS_PORT_2: '99' is not a port from 100 to 65535",
+        "PORT: '80' is not a port from 1024 to 65535",
+    ]
+
+
 def test_an_existing_client_is_changed_by_options(site: Path) -> None:
     first(site)
     done = setup(site, "--yes", "--client", CLIENT, "--environment", "preprod", "--no-link")
@@ -131,7 +149,7 @@ def test_the_token_of_a_further_core_is_that_cores(site: Path) -> None:
 
 
 def test_a_token_may_come_by_stdin(site: Path) -> None:
-    done = setup(site, "--yes", "--client", CLIENT, "--token-file", "-", "--pacs", "P@p:1",
+    done = setup(site, "--yes", "--client", CLIENT, "--token-file", "-", "--pacs", "P@p:104",
                  stdin="by stdin\n")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert load({}, site / ".env").TOKEN.get_secret_value() == "by stdin"
@@ -139,7 +157,7 @@ def test_a_token_may_come_by_stdin(site: Path) -> None:
 
 def test_saved_only_if_every_peer_answers(site: Path) -> None:
     done = setup(site, "--yes", "--check", "--client", CLIENT, "--token-file", str(site / "token"),
-                 "--api-url", "http://127.0.0.1:9", "--pacs", "PACS@127.0.0.1:9")  # fmt: skip
+                 "--api-url", "http://127.0.0.1:9", "--pacs", "PACS@127.0.0.1:109")  # fmt: skip
     assert done.exit_code == 3
     assert done.output.count("PROBLEM") == 2
     assert "s3cret" not in done.output

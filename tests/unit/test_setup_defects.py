@@ -202,7 +202,13 @@ def test_h_debug_is_a_setting_and_every_file_that_is_named_exists(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("PORT", "x"), ("PORT", "0"), ("MILVUE_AET", "A" * 17), ("DOCKER_IMAGE_TAG", "a b")],
+    [
+        ("PORT", "x"),
+        ("PORT", "0"),
+        ("PORT", "80"),
+        ("MILVUE_AET", "A" * 17),
+        ("DOCKER_IMAGE_TAG", "a b"),
+    ],
 )
 def test_the_validators_that_were_dead_code_are_in_force(name: str, text: str) -> None:
     with pytest.raises(ConfigError):

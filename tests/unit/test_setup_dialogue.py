@@ -276,7 +276,7 @@ def test_leaving_with_changes_asks_and_without_does_not(tmp_path: Path) -> None:
     before = files.path_for(tmp_path, CLIENT).read_text()
     assert run(tmp_path, [("Configuration", "1"), (MENU, "q")])[0] is None
     script = [
-        ("Configuration", "1"), (MENU, "7"), ("PORT", "104"), (MENU, BACK),
+        ("Configuration", "1"), (MENU, "7"), ("PORT", "1104"), (MENU, BACK),
         ("Leave without saving", "false"), (MENU, "q"), ("Leave without saving", "true"),
     ]  # fmt: skip
     assert run(tmp_path, script)[0] is None
@@ -311,7 +311,7 @@ def test_what_another_wrote_meanwhile_is_not_lost(tmp_path: Path) -> None:
         path.write_text(path.read_text() + "RETENTION_DAYS=9\n")
         return True, "answers"
 
-    script = [("Configuration", "1"), (MENU, "t"), (MENU, "7"), ("PORT", "104"), *SAVE,
+    script = [("Configuration", "1"), (MENU, "t"), (MENU, "7"), ("PORT", "1104"), *SAVE,
               (MENU, "q"), ("Leave without saving", "true")]  # fmt: skip
     _, screen = run(tmp_path, script, test)
     assert any("load it again" in line for line in screen.said)
