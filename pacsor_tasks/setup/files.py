@@ -10,9 +10,11 @@ All are their owner's alone: they hold tokens.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pacsor_tasks.env_file import parse, write_private
 from pacsor_tasks.environment import normalise, read_environment
@@ -21,7 +23,7 @@ from pacsor_tasks.migration.config_file import read_config
 from pacsor_tasks.settings import load
 from pacsor_tasks.setup import compose
 from pacsor_tasks.setup.document import HEADER, rewritten
-from pacsor_tasks.setup.products import COMMON
+from pacsor_tasks.setup.products import COMMON, LOCALOR
 from pacsor_tasks.setup.validation import problems
 from pacsor_tasks.setup.values import Values, changed, project_of
 
@@ -31,6 +33,8 @@ PREFIX = ".env."
 PACSOR = ".config"
 DOTENV = ".env"
 PROJECT = "COMPOSE_PROJECT_NAME"
+#: An address in localor's network, whatever its port and path.
+LOCAL_ADDRESS = re.compile(rf"https?://{urlsplit(LOCALOR.url).hostname}([:/]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,20 @@ def read(path: Path) -> Loaded:
         raise ConfigError(f"{path} cannot be read: {reason}") from exc
     if path.suffix == PACSOR:
         theirs = read_config(text)
-        return Loaded(theirs.values, path, "", tuple(theirs.warnings))
-    values, renamed = normalise(read_environment({}, path))
-    return Loaded(values, path, text, (*parse(text).warnings, *renamed))
+        read_as, notes, text = theirs.values, theirs.warnings, ""
+    else:
+        read_as, notes = normalise(read_environment({}, path))
+        notes = [*parse(text).warnings, *notes]
+    values, said = _in_local_network(read_as)
+    return Loaded(values, path, text, (*notes, *said))
+
+
+def _in_local_network(values: Values) -> tuple[Values, list[str]]:
+    """With ISLOCALOR where the address says so: in PACSOR that stands in its `.config` alone."""
+    if not LOCAL_ADDRESS.match(values.get("API_URL", "")) or "ISLOCALOR" in values:
+        return values, []
+    said = "API_URL is localor's: ISLOCALOR=true is added, so that the containers join its network"
+    return {**values, "ISLOCALOR": "true"}, [said]
 
 
 def path_for(directory: Path, client: str) -> Path:

@@ -92,6 +92,16 @@ def test_it_begins_with_a_file(site: Path) -> None:
     assert "there already" in str(again.exception)
 
 
+def test_pacsors_own_localor_keeps_its_network(site: Path) -> None:
+    source = site / "o.env"
+    source.write_text("API_URL=http://integrator:8080\nTOKEN=s3cret\nSIGNED_URL=false\n"
+                      "PACS_IP=p\nPACS_PORT=104\nPACS_AET=P\n")  # fmt: skip
+    done = setup(site, "--yes", "--from-file", str(source), "--client", CLIENT)
+    assert done.exit_code == 0, f"{done.output} {done.exception}"
+    assert "note: API_URL is localor's" in done.output
+    assert "milvue-net" in (site / "env-files" / f"compose.{CLIENT}.yml").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -89,6 +89,36 @@ def test_b_the_override_of_localor_goes_too(tmp_path: Path) -> None:
     assert not override.exists()
 
 
+LOCAL = {**SITE, "API_URL": "http://integrator:8080", "SIGNED_URL": "false"}
+
+
+@pytest.mark.parametrize("name", ["o.env", "o.config"])
+def test_localor_is_known_by_its_address_where_pacsors_env_says_nothing_else(
+    tmp_path: Path, name: str
+) -> None:
+    source = tmp_path / name
+    source.write_text("".join(f"{name}={value}\n" for name, value in LOCAL.items()))
+    loaded = files.read(source)
+    assert any("ISLOCALOR=true" in note for note in loaded.notes)
+    assert v.environment_of(loaded.values) == "localor"
+    text = saved(tmp_path, loaded.values, loaded)
+    assert parse(text).values["ISLOCALOR"] == "true"
+    assert (
+        "milvue-net" in (tmp_path / "env-files" / f"compose.{SITE['CLIENT_NAME']}.yml").read_text()
+    )
+    assert not any("ISLOCALOR" in note for note in files.read(tmp_path / ".env").notes)
+    assert "ISLOCALOR" not in v.with_environment(loaded.values, "prod")
+
+
+def test_who_says_that_it_is_not_localor_is_believed(tmp_path: Path) -> None:
+    source = tmp_path / "o.env"
+    for lines in ("API_URL=http://integrator:8080\nISLOCALOR=false", "API_URL=http://[integrator",
+                  "API_URL=http://integrator.example.org:8080"):  # fmt: skip
+        source.write_text(f"{lines}\n")
+        assert files.read(source).notes == ()
+        assert files.read(source).values.get("ISLOCALOR", "false") == "false"
+
+
 def test_a_damaged_filters_are_not_lost_by_saving(tmp_path: Path) -> None:
     lines = [f"{name}={value}\n" for name, value in SITE.items()]
     source = tmp_path / "theirs.config"
