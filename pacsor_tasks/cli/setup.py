@@ -102,6 +102,8 @@ def _batch(options: dict[str, Any]) -> Written:
     for note in loaded.notes:
         click.echo(f"note: {note}", err=True)
     values = batch.with_proposals(with_options(loaded.values, options), _around())
+    for note in batch.notes(loaded.values, values):
+        click.echo(f"note: {note}", err=True)
     path = files.path_for(directory, values["CLIENT_NAME"])
     if path.exists() and loaded.path != path:
         raise ConfigError(f"{path} is there already: name it by --client alone to change it")
@@ -159,4 +161,4 @@ def try_peer(values: Values, name: str) -> tuple[bool, str]:
     if probe is None:
         return False, f"{spoken(name)}: there is no way to try it"
     finding = try_probe(probe)
-    return finding.is_ok, finding.text
+    return finding.is_ok, f"{finding.name:<16} {finding.text}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.setup import pages
+from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.masking import is_hidden, is_secret
 from pacsor_tasks.setup.questions import NONE, Surroundings, answered, current, question
 from pacsor_tasks.setup.validation import problems
@@ -64,3 +65,11 @@ def with_proposals(values: Values, around: Surroundings) -> Values:
     if wrong := problems(values):
         raise ConfigError("\n".join(wrong))
     return values
+
+
+def notes(before: Values, after: Values) -> list[str]:
+    """What the dialogue would have asked about, and nobody answered."""
+    has_left = v.is_true(before, "ISLOCALOR") and not v.is_true(after, "ISLOCALOR")
+    if has_left and after.get("TOKEN", "") == before.get("TOKEN"):
+        return [f"TOKEN: still localor's, for {after['API_URL']}; --token-file gives another"]
+    return []

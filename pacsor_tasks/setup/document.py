@@ -9,7 +9,7 @@ from dotenv.parser import Binding, parse_stream
 
 from pacsor_tasks.env_file import parse, quoted
 from pacsor_tasks.environment import LEGACY, todays_name
-from pacsor_tasks.setup.layout import SECTIONS, section_of
+from pacsor_tasks.setup.layout import OTHERS, SECTIONS, section_of
 from pacsor_tasks.setup.values import Values, base_of
 
 HEADER = (
@@ -17,11 +17,19 @@ HEADER = (
 )
 
 
+def _heading(section: str) -> str:
+    return f"# --- {section}"
+
+
+HEADINGS = frozenset(map(_heading, (*SECTIONS, OTHERS)))
+
+
 def rewritten(text: str, values: Values) -> str:
     """The text of a file with other values: what did not change stays as it was written.
 
     A name given twice is kept once, an old name becomes today's, a line that nobody can read
-    becomes a comment; what is new goes to the others of its section.
+    becomes a comment; what is new goes to the others of its section. A heading of ours goes with
+    the last line under it.
     """
     bindings = list(parse_stream(io.StringIO(text)))
     read_as = parse(text).values
@@ -35,6 +43,7 @@ def rewritten(text: str, values: Values) -> str:
             parts.append(("", binding.original.string))
         elif counting.get(name) == index and (line := _kept(binding, name, read_as, values)):
             parts.append((name, line))
+    parts = [part for index, part in enumerate(parts) if not _is_bare(parts, index)]
     for name in in_order(values):
         if name not in counting:
             _insert(parts, name, f"{name}={quoted(name, values[name])}\n")
@@ -64,6 +73,18 @@ def _kept(binding: Binding, name: str, read_as: Mapping[str, str], values: Value
     return f"{blanks}{name}={quoted(name, values[name])}\n"
 
 
+def _is_bare(parts: list[tuple[str, str]], index: int) -> bool:
+    """Whether this is a heading of ours with nothing under it, not even a comment."""
+    if not _is_heading(parts[index]):
+        return False
+    below = next((part for part in parts[index + 1 :] if part[1].strip()), None)
+    return below is None or _is_heading(below)
+
+
+def _is_heading(part: tuple[str, str]) -> bool:
+    return part[1].strip() in HEADINGS
+
+
 def _commented(binding: Binding) -> str:
     lines = binding.original.string.splitlines()
     return "".join(f"# not readable: {line}\n" if line.strip() else "\n" for line in lines)
@@ -82,4 +103,4 @@ def _insert(parts: list[tuple[str, str]], name: str, line: str) -> None:
     if of_section:
         parts.insert(of_section[-1] + 1, (name, line))
         return
-    parts += [("", f"\n# --- {section}\n"), (name, line)]
+    parts += [("", f"\n{_heading(section)}\n"), (name, line)]

@@ -16,7 +16,7 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
 from pacsor_tasks.setup import files
 from pacsor_tasks.setup import values as v
-from pacsor_tasks.setup.document import rewritten
+from pacsor_tasks.setup.document import HEADER, rewritten
 from pacsor_tasks.setup.files import Loaded
 from pacsor_tasks.setup.lists import described, rules_of, tag_of, with_rules
 from pacsor_tasks.setup.masking import is_secret
@@ -325,6 +325,23 @@ def test_what_did_not_change_stays_as_it_was_written():
         "# our site\nexport TOKEN='a b'  # the key\n\n# old\nTECHCARE_REPORT_FORMAT=B64\n"
         "SEN_APP=x\nRIS_HOST_IP=ris\nTHEIRS=$$y\nPORT=1041\nRECEIVER_AET=GW\n"
     )
+
+
+def test_a_heading_goes_with_the_last_setting_under_it():
+    ris = {"RIS_HOST_IP": "ris", "RIS_HOST_PORT": "2575"}
+    text = rewritten(HEADER, SITE | ris | {"RETENTION_DAYS": "7", "PORT": "1041"})
+    assert "\n\n# --- HL7\n" in text
+    assert "\n\n# --- Other settings\n" in text
+    without = rewritten(text, SITE)
+    assert without == rewritten(HEADER, SITE)
+    assert rewritten(without, SITE | ris).endswith(
+        "\n\n# --- HL7\nRIS_HOST_IP=ris\nRIS_HOST_PORT=2575\n"
+    )
+
+
+def test_a_heading_with_a_comment_under_it_or_of_somebody_else_stays():
+    kept = "# --- HL7\n# RIS_HOST_IP=ris\n\n# --- Ours\n\n# --- Operation\nPACSOR_LOG_LEVEL=\n"
+    assert rewritten(kept + "\n# --- Other settings\nRETENTION_DAYS=7\n", {}) == kept
 
 
 def test_an_optional_secret_is_kept_by_an_empty_answer_and_taken_away_by_a_dash():
