@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag, tag_for_keyword
-
-from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import pages
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.asking import Asker
+from pacsor_tasks.setup.filters import described, rules_of, tag_of, with_rules
 from pacsor_tasks.setup.masking import masked
 from pacsor_tasks.setup.questions import Option, Question
-from pacsor_tasks.setup.validation import checked, known_name
+from pacsor_tasks.setup.validation import known_name
 from pacsor_tasks.setup.values import Values
 
 BACK = Option("b", "back")
@@ -125,54 +122,6 @@ def filters(asker: Asker, values: Values) -> Values:
         else:
             del rules[int(str(chosen)) - 1]
             values = with_rules(values, rules)
-
-
-def rules_of(values: Values) -> list[dict[str, Any]]:
-    """The rules as they are written; none where they are not readable."""
-    try:
-        found = json.loads(values.get("DICOM_FILTERS") or "[]")
-    except ValueError:
-        return []
-    return list(found) if isinstance(found, list) else []
-
-
-def with_rules(values: Values, rules: list[dict[str, Any]]) -> Values:
-    """The values with these rules.
-
-    Raises:
-        ConfigError: What is wrong with one.
-    """
-    text = json.dumps(rules, separators=(",", ":"), ensure_ascii=False) if rules else ""
-    return v.changed(values, {"DICOM_FILTERS": checked("DICOM_FILTERS", text, values)})
-
-
-def described(rule: Mapping[str, Any]) -> str:
-    """A rule as a person says it."""
-    try:
-        group, element = rule["tag"]["group"], rule["tag"]["element"]
-        name = keyword_for_tag(int(f"{group}{element}", 16))
-        verb = "must match" if rule["should_match"] else "must not match"
-        return f"{name or ''} ({group},{element}) {verb} {rule['pattern']}".lstrip()
-    except (KeyError, TypeError, ValueError):
-        return json.dumps(rule)
-
-
-def tag_of(text: str) -> dict[str, str]:
-    """An element by its keyword (`Modality`) or tag (`0008,0060`).
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    bare = text.strip().strip("()").replace(",", "").replace(" ", "")
-    tag = tag_for_keyword(text.strip()) if bare else None
-    if tag is None:
-        try:
-            tag = int(bare, 16) if len(bare) == 8 else None
-        except ValueError:
-            tag = None
-    if tag is None:
-        raise ConfigError(f"{text!r} is no element: write Modality or 0008,0060")
-    return {"group": f"{tag >> 16:04X}", "element": f"{tag & 0xFFFF:04X}"}
 
 
 def _added(asker: Asker, values: Values) -> Values | None:

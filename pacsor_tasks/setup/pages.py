@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import values as v
+from pacsor_tasks.setup.filters import counted_rules
 from pacsor_tasks.setup.masking import is_secret, masked
 from pacsor_tasks.setup.products import OTHER
+from pacsor_tasks.setup.questions import default_of
 from pacsor_tasks.setup.values import Values
 
 #: Before the name of a core or destination: a place to try the connection, not a setting.
@@ -175,15 +177,23 @@ MENU = (
 )
 
 
+def _default(name: str, values: Values) -> str:
+    if name == "INFERENCE_COMMANDS" and values.get("CORE_TYPE", "milvue").lower() != "milvue":
+        return ""  # Milvue's own; another type has its own
+    return default_of(name)
+
+
 def shown(entry: Entry, values: Values) -> str:
-    """What the menu says is set; never a secret."""
+    """What the menu says is in effect, defaults included; never a secret."""
     found = []
     for name in entry.shows:
-        value = values.get(name, "")
+        value = values.get(name) or _default(name, values)
         if value:
             found.append("set" if is_secret(name) else masked(name, value))
     if entry.key == "h" and not any(map(v.is_ris, v.used_destinations(values))):
         return "no"
+    if entry.key == "f":
+        return counted_rules(values)
     if entry.key == "s":
         found = [v.spoken(name) for name in v.used_destinations(values)]
     return (":" if entry.key == "h" else ", ").join(found)

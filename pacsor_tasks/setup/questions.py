@@ -135,7 +135,7 @@ def question(name: str, values: Values, around: Surroundings) -> Question:
         kind, options = Kind.CHOICE, _CHOICES[base](values, around)
     elif is_hidden(name, present):
         kind = Kind.SECRET
-    proposal = _proposal(base, values, around) or entry.proposal or _default(base)
+    proposal = _proposal(base, values, around) or entry.proposal or default_of(base)
     is_inherited = bool(number) and base in _INHERITED
     if kind is Kind.SECRET:
         default = ""
@@ -190,7 +190,8 @@ def _description(base: str) -> str:
     return (field.description or "") if field is not None else ""
 
 
-def _default(base: str) -> str:
+def default_of(base: str) -> str:
+    """The default of a setting as it would be written; empty: none."""
     field = Settings.model_fields.get(base)
     default = field.default if field is not None else None
     if isinstance(default, bool):

@@ -18,7 +18,7 @@ from pacsor_tasks.setup import files
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.document import HEADER, rewritten
 from pacsor_tasks.setup.files import Loaded
-from pacsor_tasks.setup.lists import described, rules_of, tag_of, with_rules
+from pacsor_tasks.setup.filters import described, rules_of, tag_of, with_rules
 from pacsor_tasks.setup.masking import is_secret
 from pacsor_tasks.setup.peers import peers, settings_for
 from pacsor_tasks.setup.products import COMMON, PRODUCTS

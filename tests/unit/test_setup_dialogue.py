@@ -355,6 +355,27 @@ def test_the_display_masks_every_secret() -> None:
     assert not [v for v in ("aaa", "bbb", "ccc", "ddd", "eee", "fff", "ggg", "hhh") if v in shown]
 
 
+def test_the_menu_shows_what_is_in_effect_defaults_too() -> None:
+    def menu(values: v.Values) -> dict[str, str]:
+        return {entry.key: pages.shown(entry, values) for entry in pages.MENU}
+
+    bare = menu({"API_URL": "https://a", "TOKEN": "x"})
+    assert (bare["7"], bare["8"]) == ("1040", "MILVUE")
+    assert (bare["9"], bare["p"]) == ("WithSC", "smarturgences,smartxpert")
+    assert (bare["5"], bare["6"], bare["h"], bare["f"], bare["c"]) == ("", "", "no", "", "")
+    given = menu({"PORT": "1041", "MILVUE_AET": "GW", "INFERENCE_COMMANDS": "trauma"})
+    assert (given["7"], given["8"], given["p"]) == ("1041", "GW", "trauma")
+    assert menu({"CORE_TYPE": "tcr"})["p"] == ""
+
+
+def test_the_menu_says_how_many_filters_there_are() -> None:
+    entry = next(entry for entry in pages.MENU if entry.key == "f")
+    assert pages.shown(entry, {"DICOM_FILTERS": RULES}) == "1 rule"
+    assert pages.shown(entry, {"DICOM_FILTERS": f"{RULES[:-1]},{RULES[1:]}"}) == "2 rules"
+    assert pages.shown(entry, {"DICOM_FILTERS": "[{tag:"}) == "not readable"
+    assert pages.shown(entry, {"DICOM_FILTERS": "[]"}) == ""
+
+
 def test_every_line_of_the_menu_has_a_key_of_its_own_and_fits_a_terminal() -> None:
     keys = [entry.key for entry in pages.MENU]
     assert len(set(keys)) == len(keys)
