@@ -6,6 +6,7 @@ Source: contract §2.3, §2.5 (config.json), §3.1 (template.py).
 from __future__ import annotations
 
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ class ConfFile:
     note: str = ""
     #: the gateway would not start with it
     is_wrong: bool = False
+    #: it is not copied: nobody knows what it is, and it may hold secrets
+    is_left_out: bool = False
+    #: everybody may read it, as the user of the container has to; else its owner alone
+    is_public: bool = True
 
 
 def conf_files(
@@ -80,7 +85,7 @@ def renumbered(text: str) -> tuple[str, list[str]]:
 
 
 def _filter_cfg(path: Path, check_profile: Callable[[Path], object]) -> ConfFile:
-    raw = path.read_bytes()
+    raw = _content(path)
     text, mended = renumbered(raw.decode("utf-8", "surrogateescape"))
     content = text.encode("utf-8", "surrogateescape")
     note = f"a number was there twice in {', '.join(mended)}: counted anew" if mended else ""
@@ -96,13 +101,30 @@ def _filter_cfg(path: Path, check_profile: Callable[[Path], object]) -> ConfFile
 
 
 def _checked(path: Path, check: Callable[[Path], object], is_used: bool) -> ConfFile:
-    note = ""
+    """A template or configuration: one that loads holds nothing but what messages are made of."""
+    content = _content(path)
     try:
         check(path)
     except ConfigError as exc:
         said = str(exc).replace(f"{path}: ", "").replace("\n", "; ")
-        note = said if is_used else f"not in use, and would be refused: {said}"
-    return ConfFile(path.name, path.read_bytes(), note, is_wrong=bool(note) and is_used)
+    else:
+        return ConfFile(path.name, content)
+    if path.suffix == ".json" and not is_used:
+        said = f"not copied, since it may hold secrets: no configuration of HL7 messages ({said})"
+        return ConfFile(path.name, content, said, is_left_out=True)
+    is_public = bool(path.stat().st_mode & stat.S_IROTH)
+    said = said if is_used else f"not in use, and would be refused: {said}"
+    said += (
+        "" if is_public else "; its owner's alone as it was: the container's user cannot read it"
+    )
+    return ConfFile(path.name, content, said, is_wrong=is_used, is_public=is_public)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
 def _has_twins(section: list[str]) -> bool:

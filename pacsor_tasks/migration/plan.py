@@ -90,16 +90,7 @@ def make_plan(install: Install, read_profile: ReadProfile) -> Plan:
     _take_forgotten(plan)
     for step in (_client, _filters, _callbacks, _cores, _techcare, _webps, _local_service):
         step(plan)
-    config = plan.values.get("CONFIG_PROFILE", "WithSC")
-    for file in conf_files(install.conf, lambda path: read_profile(path, config), plan.values):
-        plan.files.append(file)
-        if file.note:
-            is_mended = file.name == FILTER_CFG and not file.is_wrong
-            plan.say(Kind.CHANGED if is_mended else Kind.LOOK, f"conf/{file.name}", file.note)
-    taken = {file.name for file in plan.files}
-    for path in sorted(install.conf.iterdir()) if install.conf else ():
-        if path.name not in taken:
-            plan.say(Kind.DROPPED, f"conf/{path.name}", "means nothing here")
+    _take_conf(plan, read_profile)
     _prove(plan)
     return plan
 
@@ -191,6 +182,20 @@ def _filters(plan: Plan) -> None:
         plan.say(Kind.LOOK, "DICOM_FILTERS", anew)
         meant = f"\nProbably meant: DICOM_FILTERS='{filters.guess}'" if filters.guess else ""
         plan.comments["DICOM_FILTERS"] = f"In PACSOR's file: {value}{meant}"
+
+
+def _take_conf(plan: Plan, read_profile: ReadProfile) -> None:
+    profile, directory = plan.values.get("CONFIG_PROFILE", "WithSC"), plan.install.conf
+    found = conf_files(directory, lambda path: read_profile(path, profile), plan.values)
+    plan.files = [file for file in found if not file.is_left_out]
+    for file in found:
+        if file.note:
+            is_mended = file.name == FILTER_CFG and not file.is_wrong
+            plan.say(Kind.CHANGED if is_mended else Kind.LOOK, f"conf/{file.name}", file.note)
+    looked_at = {file.name for file in found}
+    for path in sorted(directory.iterdir()) if directory else ():
+        if path.name not in looked_at:
+            plan.say(Kind.DROPPED, f"conf/{path.name}", "means nothing here")
 
 
 def _callbacks(plan: Plan) -> None:

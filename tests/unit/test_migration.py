@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from pacsor_tasks.cli import cli
 from pacsor_tasks.env_file import parse, read
 from pacsor_tasks.errors import PacsorError
-from pacsor_tasks.migration import Plan, find, make_plan, report
+from pacsor_tasks.migration import find, report
 from pacsor_tasks.settings import Settings, load_with_warnings
 from receiver.profiles import load as read_profile
+from tests.support.migrating import edit, migrated, plan_of
 from tests.support.pacsor_installs import (
     DAMAGED,
     FILTERS,
@@ -29,29 +30,11 @@ Installer = Callable[[Path], Path]
 ALL = [pacsor_2_4, pacsor_2_8, pacsor_2_11]
 
 
-def migrated(install: Path, into: Path, *options: str, code: int = 0) -> Result:
-    done = CliRunner().invoke(cli, ["migrate", str(install), "--into", str(into), *options])
-    assert done.exit_code == code, done.output + str(done.exception)
-    return done
-
-
 def settings_of(into: Path) -> Settings:
     found, warnings = load_with_warnings({"HL7_CONF_DIR": str(into / "conf")}, into / ".env")
     # An installation asks for other findings than its messages have; PACSOR took no notice.
     assert [w for w in warnings if "_INFERENCE_COMMAND: no core" not in w] == []
     return found
-
-
-def plan_of(install: Path, client: str | None = None) -> Plan:
-    return make_plan(find(install, client), read_profile)
-
-
-def edit(path: Path, *changes: tuple[str, str]) -> None:
-    text = path.read_text()
-    for before, after in changes:
-        assert before in text
-        text = text.replace(before, after)
-    path.write_text(text)
 
 
 @pytest.mark.parametrize("install", ALL)
