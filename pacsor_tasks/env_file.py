@@ -41,6 +41,8 @@ class EnvText:
     warnings: list[str] = field(default_factory=list)
     #: lines that nobody can read, from 1
     unreadable: list[int] = field(default_factory=list)
+    #: names without `=`, and their lines: Compose takes their values from the shell it runs in
+    bare: dict[str, int] = field(default_factory=dict)
 
 
 def parse(text: str) -> EnvText:
@@ -55,7 +57,9 @@ def parse(text: str) -> EnvText:
         if binding.error:
             found.unreadable.append(line)
             found.warnings.append(f"line {line}: not NAME=value, or a quote without its end")
-        elif binding.key is not None and binding.value is not None:
+        elif binding.key is not None and binding.value is None:
+            found.bare[binding.key] = line
+        elif binding.key is not None:
             _take(found, binding.key, binding, line)
     return found
 
@@ -64,13 +68,24 @@ def read(path: Path) -> EnvText:
     """Read an env file.
 
     Raises:
-        ConfigError: It cannot be read, or is not UTF-8.
+        ConfigError: See `read_text`.
+    """
+    return parse(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not UTF-8: then with the first line that is not.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path} cannot be read: {reason}") from exc
+        return path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        line = exc.object.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"{path} cannot be read: line {line} is not UTF-8 text") from exc
 
 
 def clean(value: str) -> str:

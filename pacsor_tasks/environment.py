@@ -170,6 +170,20 @@ def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     return renamed, warnings
 
 
+def overruled(values: Mapping[str, str], older: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Names that count for nothing, since the setting is there by another → that other name.
+
+    As `normalise` decides: the new name wins, of several old ones the last.
+
+    Args:
+        values: As they were written.
+        older: Further names → those of settings.
+    """
+    today = {name: todays_name((older or {}).get(name, name), values) for name in values}
+    counting = {setting: setting if setting in values else name for name, setting in today.items()}
+    return {name: counting[today[name]] for name in values if counting[today[name]] != name}
+
+
 def misspelt(
     values: Mapping[str, str], known: Iterable[str], dotenv: Path | None = Path(".env")
 ) -> tuple[list[str], list[str]]:

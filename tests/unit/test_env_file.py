@@ -117,6 +117,11 @@ def test_what_is_odd_is_said_with_its_line_and_without_a_value() -> None:
     assert "secret" not in "".join(found.warnings)
 
 
+def test_a_name_without_a_value_is_told_from_an_empty_one() -> None:
+    found = parse("A=\n\nB\nexport C\n")
+    assert (found.values, found.bare) == ({"A": ""}, {"B": 3, "C": 4})
+
+
 def test_a_file_is_its_owners_alone_and_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     write(path, {"TOKEN": "one two", "PORT": "1040"}, {"PORT": "of the SCP"}, header="Ours\n\nend")
@@ -144,8 +149,8 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"A=\xff\n")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    (tmp_path / ".env").write_bytes(b"B=x\nA=\xff\n")
+    with pytest.raises(ConfigError, match="line 2 is not UTF-8"):
         read(tmp_path / ".env")
     with pytest.raises(ConfigError, match="No such file"):
         read(tmp_path / "none")
