@@ -11,7 +11,7 @@ from dataclasses import replace
 from pydantic import TypeAdapter, ValidationError
 
 from pacsor_tasks.env_file import EnvText, parse
-from pacsor_tasks.environment import normalise
+from pacsor_tasks.environment import normalise, overruled
 from pacsor_tasks.migration.filters import repaired
 from pacsor_tasks.settings_types import comma_list
 
@@ -38,35 +38,63 @@ SETUP_KEYS: dict[str, str] = {
 }
 #: Of the wizard alone: what it does with its files.
 OF_THE_WIZARD = frozenset({"SYMLINK", "DEBUG", "PACSOR"})
+#: What is said of DICOM_FILTERS whose quotes were put back.
+COMPARE = (
+    "they are back, but lost backslashes cannot be seen: compare each pattern with the one meant"
+)
 HL7_CALLBACK = "http://hl7:8000"
 _BOOLEAN = TypeAdapter(bool)
 
 
 def read_config(text: str) -> EnvText:
-    """Read a `.config`, intact or damaged.
+    """Read a `.config`, intact or damaged, with DICOM_FILTERS made good where that is possible.
 
-    HL7_ENABLE becomes the callback it stands for, once. DICOM_FILTERS that cannot be made good for
-    certain stay damaged, with a warning: without any, everything would be uploaded.
+    What cannot be made good stays damaged, with a warning: without any, everything would be
+    uploaded.
+
+    Returns:
+        See `as_written`.
+    """
+    found = as_written(text)
+    if "DICOM_FILTERS" not in found.values:
+        return found
+    filters = repaired(found.values["DICOM_FILTERS"])
+    if not filters.problem:
+        return found
+    done = "write it anew" if filters.text is None else COMPARE
+    warning = f"DICOM_FILTERS: {filters.problem}; {done}"
+    values = {**found.values, "DICOM_FILTERS": filters.text or found.values["DICOM_FILTERS"]}
+    return replace(found, values=values, warnings=[*found.warnings, warning])
+
+
+def as_written(text: str) -> EnvText:
+    """Read a `.config` with DICOM_FILTERS as they stand there.
+
+    HL7_ENABLE becomes the callback it stands for, once.
 
     Returns:
         Values by today's names in the file's order, empty ones left out; warnings without values.
     """
     found = parse(text)
-    raw = {SETUP_KEYS.get(name, name): value for name, value in found.values.items() if value}
-    lines = {SETUP_KEYS.get(name, name): line for name, line in found.lines.items()}
-    values, old_names = normalise({n: v for n, v in raw.items() if n not in OF_THE_WIZARD})
-    warnings = [*found.warnings, *old_names]
+    given = {name: value for name, value in found.values.items() if value}
+    passed_over = overruled(given, SETUP_KEYS)
+    names = {SETUP_KEYS.get(name, name): name for name in given if name not in passed_over}
+    raw = {today: given[name] for today, name in names.items() if name not in OF_THE_WIZARD}
+    values, old_names = normalise(raw)
+    lines = {today: found.lines[name] for today, name in names.items()}
+    not_used = [
+        f"{name} (line {found.lines[name]}): not used; {counting} in line {found.lines[counting]}"
+        " says something else"
+        for name, counting in passed_over.items()
+        if given[name] != given[counting]
+    ]
     if "DICOM_FILTERS" in values:
-        filters = repaired(values["DICOM_FILTERS"].replace("$$", "$"))
-        if filters.problem:
-            done = "write it anew" if filters.text is None else "they are back"
-            warnings.append(f"DICOM_FILTERS: {filters.problem}; {done}")
-        if filters.text is not None:
-            values["DICOM_FILTERS"] = filters.text
+        values["DICOM_FILTERS"] = values["DICOM_FILTERS"].replace("$$", "$")
     is_hl7 = is_true(values, "HL7_ENABLE")
     values.pop("HL7_ENABLE", None)
     if is_hl7:
         values["CALLBACK_URLS"] = with_hl7(values.get("CALLBACK_URLS", "http://storescu:8000"))
+    warnings = [*found.warnings, *not_used, *old_names]
     return replace(found, values=values, lines=lines, warnings=warnings)
 
 

@@ -6,15 +6,17 @@ Source: contract §2.1, §2.6 (files of the wizard).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pacsor_tasks.env_file import EnvText, read
+from pacsor_tasks.env_file import EnvText, read, read_text
 from pacsor_tasks.errors import ConfigError, NotFound
-from pacsor_tasks.migration.config_file import read_config
+from pacsor_tasks.migration.config_file import as_written
 
 ENV_PREFIX = ".env."
+#: How copies of a file are called that nobody uses.
+BACKUPS = (".bak", ".orig", ".old", ".save", "~", ".tmp", ".swp")
 COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 #: A part of PACSOR that is started only where its compose file is included → how it is called there
 PARTS = {
@@ -48,6 +50,10 @@ class Install:
     parts: frozenset[str] | None
     #: its `conf/`
     conf: Path | None
+    #: files that may say how PACSOR is configured and were not read
+    unread: tuple[Path, ...] = ()
+    #: what a person should know of which files were taken, by file
+    doubts: dict[str, str] = field(default_factory=dict)
 
 
 def find(root: Path, client: str | None = None) -> Install:
@@ -63,26 +69,39 @@ def find(root: Path, client: str | None = None) -> Install:
     """
     if not root.is_dir():
         raise NotFound(f"{root}: no such directory")
-    env = _env_path(root, client)
-    config = _config_path(root, client or (_client_of(env) if env else None))
-    if env is None and config is None:
+    path = _env_path(root, client)
+    config_path = _config_path(root, client or (_client_of(path) if path else None))
+    if path is None and config_path is None:
         raise NotFound(f"{root}: no .env, env-files/.env.* or scripts/*.config of PACSOR")
+    doubts: dict[str, str] = {}
+    if client and path == root / ".env" and _client_of(path) is None:
+        doubts[path.name] = f"does not say whose it is, and there is no env-files/{ENV_PREFIX}"
+        doubts[path.name] += f"{client}: taken for {client}'s"
+    env = Source(path, read(path)) if path else None
+    config = _config(config_path, doubts, is_needed=env is None) if config_path else None
     return Install(
         root=root,
-        env=Source(env, read(env)) if env else None,
-        config=Source(config, read_config(_text(config))) if config else None,
-        parts=_parts(root, env),
+        env=env,
+        config=config,
+        parts=_parts(root, path),
         conf=root / "conf" if (root / "conf").is_dir() else None,
+        unread=_unread(root, [source.path for source in (env, config) if source]),
+        doubts=doubts,
     )
 
 
 def _env_path(root: Path, client: str | None) -> Path | None:
+    dotenv = root / ".env"
     if client is not None:
         path = root / "env-files" / f"{ENV_PREFIX}{client}"
-        return path if path.is_file() else None
-    if (root / ".env").is_file():
-        return root / ".env"
-    return _only(sorted((root / "env-files").glob(f"{ENV_PREFIX}*")), "env-files")
+        if path.is_file():
+            return path
+        owner = _client_of(dotenv) if dotenv.is_file() else ""
+        return dotenv if owner is None or _plain(owner) == _plain(client) else None
+    if dotenv.is_file():
+        return dotenv
+    paths = sorted((root / "env-files").glob(f"{ENV_PREFIX}*"))
+    return _only([path for path in paths if not path.name.endswith(BACKUPS)], "env-files")
 
 
 def _config_path(root: Path, client: str | None) -> Path | None:
@@ -94,6 +113,25 @@ def _config_path(root: Path, client: str | None) -> Path | None:
     return _only(configs, "scripts")
 
 
+def _config(path: Path, doubts: dict[str, str], *, is_needed: bool) -> Source | None:
+    """What the wizard keeps; an unreadable one is passed over where there is an `.env`."""
+    try:
+        return Source(path, as_written(read_text(path)))
+    except ConfigError as exc:
+        if is_needed:
+            raise
+        doubts[path.name] = str(exc).removeprefix(f"{path} ") + "; what it alone says is missing"
+        return None
+
+
+def _unread(root: Path, read_paths: list[Path]) -> tuple[Path, ...]:
+    """`.env` and its like that are neither read nor what a file that was read leads to."""
+    candidates = [root / ".env", *sorted((root / "env-files").glob(f"{ENV_PREFIX}*")),
+                  *sorted((root / "scripts").glob("*.config"))]  # fmt: skip
+    known = {path.resolve() for path in read_paths}
+    return tuple(path for path in candidates if path.is_file() and path.resolve() not in known)
+
+
 def _only(paths: list[Path], directory: str) -> Path | None:
     if len(paths) > 1:
         names = ", ".join(_client_name(path) for path in paths)
@@ -102,11 +140,13 @@ def _only(paths: list[Path], directory: str) -> Path | None:
 
 
 def _client_of(env: Path) -> str | None:
-    """By the file that `.env` leads to, else by the project's name."""
+    """By the file that `.env` leads to, else by what it says; None: it does not say."""
     if env.resolve().name.startswith(ENV_PREFIX):
         return _client_name(env.resolve())
-    project = read(env).values.get("COMPOSE_PROJECT_NAME", "")
-    return project.removeprefix("pacsor-") or None if project.startswith("pacsor-") else None
+    values = read(env).values
+    project = values.get("COMPOSE_PROJECT_NAME", "")
+    named = project.removeprefix("pacsor-") if project.startswith("pacsor-") else ""
+    return named or values.get("CLIENT_NAME") or None
 
 
 def _client_name(path: Path) -> str:
@@ -130,8 +170,8 @@ def _parts(root: Path, env: Path | None) -> frozenset[str] | None:
 
 
 def _text(path: Path) -> str:
+    """Only names of files are looked for: other bytes of a comment do not matter."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path} cannot be read: {reason}") from exc
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from pacsor_tasks.migration.plan import Finding, Kind, Plan
+from pacsor_tasks.migration.outcome import Finding, Kind, Plan
 
 WIDTH = 100
 
@@ -16,6 +16,9 @@ def report(plan: Plan) -> str:
     install = plan.install
     sources = [source.path for source in (install.env, install.config) if source]
     lines = [f"PACSOR in {install.root}: read {_names(install.root, sources, plan)}", ""]
+    if install.unread:
+        unread = ", ".join(str(path.relative_to(install.root)) for path in install.unread)
+        lines[1:1] = [_indented(f"not read: {unread}")]
     if plan.untouched:
         lines += [f"as it is ({len(plan.untouched)})", _indented(", ".join(plan.untouched)), ""]
     for kind in Kind:

@@ -13,7 +13,8 @@ from pathlib import Path
 from pacsor_tasks import env_file
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.migration.conf import FILTER_CFG, ConfFile
-from pacsor_tasks.migration.plan import Plan, ReadProfile
+from pacsor_tasks.migration.outcome import Plan
+from pacsor_tasks.migration.plan import ReadProfile
 
 #: In the container another user reads `conf/`, which holds no secrets.
 PUBLIC = 0o644
