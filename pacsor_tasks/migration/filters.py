@@ -88,6 +88,7 @@ def agree(one: str, other: str) -> bool:
 
 
 def _rules(text: str) -> tuple[FilterRule, ...] | None:
+    text = text.replace("$$", "$")  # as Compose reads it, but for single quotes
     for found in (text, _unquoted(text)):
         try:
             return _RULES.validate_python(found)

@@ -143,6 +143,7 @@ def test_filters_that_both_files_agree_on_are_as_they_are(
         (damaged("^A99012"), rules("^A"), False),
         (damaged("^A1"), damaged("^A2"), False),
         (rules("^A1"), rules("^A$"), False),
+        (rules("^A$$"), rules("^A$"), True),
         ("[{tag:x}]", "[{tag:x}]", True),
         ("[{tag:x}]", rules("^A"), False),
     ],
