@@ -83,7 +83,12 @@ def _cores(plan: Plan) -> None:
 def _techcare(plan: Plan) -> None:
     values = plan.values
     is_tcr = "tcr-core" in (plan.install.parts or ()) or "API_URL" not in values
-    if not is_tcr or "PROVIDER_TOKEN" not in values:
+    if "PROVIDER_TOKEN" not in values or "CORE_TYPE" in values:
+        return
+    if not is_tcr:
+        # Only the compose file tells the two apart; without one the gateway asks.
+        if plan.install.parts is not None and "ORGANIZATION_ID" in values:
+            plan.change("CORE_TYPE", "milvue", "PACSOR's compose file has its core, no tcr-core")
         return
     plan.change("CORE_TYPE", "tcr", "PACSOR's tcr-core")
     for name, instead in {"API_URL": "TCR_API_URL", "TOKEN": "PROVIDER_TOKEN"}.items():

@@ -187,6 +187,29 @@ def test_a_tcr_core_is_one_of_ours(tmp_path: Path):
     assert SECRET not in done.output
 
 
+@pytest.mark.parametrize(
+    ("includes", "code", "kind"), [("pacsor", 0, "milvue"), ("tcr-core", 0, "tcr"), (None, 1, None)]
+)
+def test_the_compose_file_tells_a_core_from_a_tcr_core(
+    tmp_path: Path, includes: str | None, code: int, kind: str | None
+):
+    install = tmp_path / "pacsor"
+    install.mkdir()
+    if includes is not None:
+        (install / "compose.yaml").write_text(f"include: [compose/compose.{includes}.yaml]\n")
+    (install / ".env").write_text(
+        "PROVIDER_TOKEN=p\nORGANIZATION_ID=7\nTCR_API_URL=https://t.example\n"
+        "API_URL=https://predict.example\nTOKEN=k\nPACS_IP=192.0.2.1\nPACS_PORT=104\nPACS_AET=P\n"
+        "REC_APP=RIS\nREC_FAC=F\nRIS_HOST=ris\nRIS_PORT=2575\n"
+    )
+    done = migrated(install, tmp_path / "ours", code=code)
+    if kind is None:
+        assert "CORE_TYPE=tcr" in done.output
+        assert "say which" in done.output
+    else:
+        assert settings_of(tmp_path / "ours").cores["core"].type == kind
+
+
 def test_a_second_core_that_pacsor_did_not_start_is_not_started(tmp_path: Path):
     install = pacsor_2_4(tmp_path / "pacsor")
     edit(install / "compose.yaml", ("  - compose/compose.multicore", "  # - compose.multicore"))
