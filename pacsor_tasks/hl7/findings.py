@@ -68,8 +68,8 @@ def _most_severe(findings: Iterable[Answer], language: str) -> list[Answer]:
 
 
 def _label(finding: Answer) -> str:
-    status = finding.get("type") or ""
-    label = finding.get("label") or _STATUSES.get(status, status)
+    status = str(finding.get("type") or "").lower()
+    label = str(finding.get("label") or "").lower() or _STATUSES.get(status, status)
     return label if label in LABELS else _UNKNOWN_LABEL
 
 
@@ -80,7 +80,8 @@ def _word(finding: Answer, language: str) -> str:
 
 def _measure_lines(answer: Answer, language: str) -> list[str]:
     return [
-        f"{_name(measure, language)} : {measure['measure']:.1f} {measure['unit'] or ''}".rstrip()
+        # z: a tiny negative value is 0.0, not -0.0
+        f"{_name(measure, language)} : {measure['measure']:z.1f} {measure['unit'] or ''}".rstrip()
         for measure in _in_instances(answer, "measures")
         if _is_number(measure.get("measure"))
     ]

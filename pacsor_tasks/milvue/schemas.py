@@ -118,7 +118,8 @@ class Measure(Labelled):
 
     #: angle, length
     type: Text = ""
-    measure: Number = 0.0
+    #: None where nothing was measured: that is no 0.0
+    measure: float | None = None
     #: mm, deg
     unit: Text = ""
     #: [x1, y1, x2, y2] in pixels: two for an angle, one for a length

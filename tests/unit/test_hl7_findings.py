@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pacsor_tasks.hl7.findings import inference_text
+from pacsor_tasks.milvue.schemas import Detections, Measures, validated
 
 
 def words(fr: str, en: str) -> dict[str, str]:
@@ -38,6 +39,8 @@ FRACTURE, LUXATION = ("Fracture", "Fracture"), ("Luxation", "Dislocation")
         ("out_scope", "FR", "Fracture : HORS CHAMP"),
         ("unknown", "EN", "Fracture : UNKNOWN"),
         ("a label of tomorrow", "EN", "Fracture : UNKNOWN"),
+        ("Abnormal", "FR", "Fracture : OUI"),
+        ("OUT_SCOPE", "FR", "Fracture : HORS CHAMP"),
     ],
 )
 def test_a_label_has_a_word_in_each_language(label: str, language: str, line: str) -> None:
@@ -47,7 +50,7 @@ def test_a_label_has_a_word_in_each_language(label: str, language: str, line: st
 @pytest.mark.parametrize(
     ("status", "word"),
     [("yes", "OUI"), ("no", "NON"), ("doubt", "DOUTE"), ("out_scope", "HORS CHAMP"),
-     ("unknown", "INDETERMINE"), ("", "INDETERMINE")],
+     ("unknown", "INDETERMINE"), ("", "INDETERMINE"), ("YES", "OUI"), ("No", "NON")],
 )  # fmt: skip
 def test_the_deprecated_status_stands_in_for_a_missing_label(status: str, word: str) -> None:
     old = finding(*FRACTURE, "") | {"type": status}
@@ -109,6 +112,31 @@ def test_the_same_measure_is_said_once_and_no_number_is_not_said() -> None:
         ]
     }
     assert inference_text(None, answer, "FR") == "Angle : 12.3 deg\nAngle : 14.0 deg"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"measure": None}, ""),
+        ({}, ""),
+        ({"measure": 0}, "Cobb : 0.0 deg"),
+        ({"measure": -0.04}, "Cobb : 0.0 deg"),
+        ({"measure": -0.06}, "Cobb : -0.1 deg"),
+        ({"measure": 12.3, "unit": None}, "Cobb : 12.3"),
+    ],
+)
+def test_what_was_not_measured_is_not_said_to_be_zero(given: dict[str, Any], line: str) -> None:
+    one = {"value": "Cobb", "unit": "deg"} | given
+    answer = validated(Measures, {"instances": [{"measures": [one]}]}, "x")
+    assert inference_text(None, answer.model_dump(), "FR") == line
+
+
+def test_a_label_in_capitals_counts_when_the_most_severe_is_chosen() -> None:
+    instances = [
+        {"findings": [{"value": "Fracture", "label": label}]} for label in ("normal", "ABNORMAL")
+    ]
+    answer = validated(Detections, {"instances": instances}, "x")
+    assert inference_text(answer.model_dump(), None, "FR") == "Fracture : OUI"
 
 
 def test_measures_follow_detections() -> None:
