@@ -27,8 +27,9 @@ from pacsor_tasks.hl7.template import CONFORMANT_TEMPLATE, DEFAULT_TEMPLATE, Tem
 from pacsor_tasks.hl7.template_file import read_template
 from pacsor_tasks.ports import Hl7Content
 from pacsor_tasks.settings import Settings
-from pacsor_tasks.settings_hl7 import Hl7Values, loadable
+from pacsor_tasks.settings_hl7 import Hl7Values, loadable, strangers
 from pacsor_tasks.settings_peers import hl7_values, ris
+from pacsor_tasks.settings_routing import number_suffix
 from pacsor_tasks.spool import write_durably
 from pacsor_tasks.tls import Tls
 
@@ -66,13 +67,15 @@ class Hl7Config:
         settings: Of this process, as read at its start.
 
     Raises:
-        ConfigError: A template, certificate or the loaded configuration is wrong.
+        ConfigError: A template, certificate or the loaded configuration is wrong, or the one of
+            LOAD_CONFIG_AT_INIT speaks of a destination that is not there.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._file = settings.DATA_DIR.absolute() / "hl7" / "active.json"
         self._templates: dict[tuple[str | None, bool], Template] = {}
+        self._check_at_init(settings.LOAD_CONFIG_AT_INIT)
         self._lock = threading.Lock()
         self._effective = self._built(self._stamp())
         for destination in self._effective.ris.values():
@@ -108,8 +111,9 @@ class Hl7Config:
             NotFound: No such file.
             ConfigError: A bad name, or anything wrong with a key: nothing is changed then.
         """
-        path = conf_file(self._settings.HL7_CONF_DIR, name, ".json")
-        loaded = Loaded(name, time.time(), loadable(read_json_object(path)))
+        given = self._file_of(name)
+        loaded = Loaded(name, time.time(), loadable(given))
+        self._refuse_strangers(given)
         if loaded.values.get("ENABLE_HL7") and not self._settings.ENABLE_HL7:
             raise ConfigError("ENABLE_HL7: false at start, so there is no destination; restart")
         self._make(loaded, None)
@@ -127,6 +131,23 @@ class Hl7Config:
             return False
         log.info("hl7_config.unloaded")
         return True
+
+    def _file_of(self, name: str) -> dict[str, Any]:
+        return read_json_object(conf_file(self._settings.HL7_CONF_DIR, name, ".json"))
+
+    def _check_at_init(self, stem: str | None) -> None:
+        # Only here is known which destinations there are; everything else `load` has checked.
+        try:
+            self._refuse_strangers(self._file_of(stem) if stem else {})
+        except (ConfigError, NotFound) as exc:
+            raise ConfigError(f"LOAD_CONFIG_AT_INIT={stem}: {exc}") from exc
+
+    def _refuse_strangers(self, given: Mapping[str, Any]) -> None:
+        if not self._settings.ENABLE_HL7:
+            return  # then none of the destinations is there
+        unknown = strangers(given, {number_suffix(name) for name in self._settings.ris})
+        if unknown:
+            raise ConfigError("\n".join(unknown))
 
     def _current(self) -> _Effective:
         stamp = self._stamp()
@@ -165,6 +186,7 @@ class Hl7Config:
             peers = {name: ris(settings, name, given) for name in settings.ris}
         except ValueError as exc:
             raise ConfigError(str(exc)) from exc
+        _require_reports(settings, values)
         enabled = bool(given.get("ENABLE_HL7", settings.ENABLE_HL7))
         return _Effective(
             ris={
@@ -248,6 +270,16 @@ def content_of(
         holds_incomplete=values.HL7_INCOMPLETE_IDENTITY == "hold",
         after_images=values.HL7_AFTER_IMAGES,
     )
+
+
+def _require_reports(settings: Settings, values: Mapping[str, Hl7Values]) -> None:
+    """What `settings_peers.require_reports` asks of the settings, of what was loaded too."""
+    wanting = [name for name, own in values.items() if own.INCLUDE_TECHCARE_REPORT]
+    if wanting and settings.TCR_API_URL is None:
+        raise ConfigError(
+            f"INCLUDE_TECHCARE_REPORT ({', '.join(wanting)}): reports come from TCR_API_URL, which"
+            " is not set"
+        )
 
 
 def _read(path: Path) -> Loaded:

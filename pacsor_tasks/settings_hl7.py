@@ -7,12 +7,13 @@ takes what is not given so from the plain setting.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pacsor_tasks import env_file
 from pacsor_tasks.environment import ALIASES, LEGACY
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings_types import (
@@ -26,6 +27,8 @@ from pacsor_tasks.settings_types import (
     lines,
 )
 
+#: A day: more would be a mistake, and much more overflows what waits.
+MAX_WAIT_S = 86400
 STEM = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Stem = Annotated[str, Field(pattern=STEM)]
 #: What finds, and what measures (contract §1.2).
@@ -59,10 +62,16 @@ class Hl7Settings(RoutingSettings):
     )
     RIS_HOST_PORT: Port | None = Field(None, description="Its MLLP port")
     RIS_TIMEOUT: Seconds = Field(
-        15, gt=0, description="Seconds to connect to the RIS, and again for its ACK"
+        15,
+        gt=0,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
+        description="Seconds to connect to the RIS, and again for its ACK",
     )
     RIS_KEEP_ALIVE: Seconds = Field(
         10,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
         description="Seconds that a connection is kept for the next message; 0: one per message,"
         " for a RIS that serves one connection at a time",
     )
@@ -119,6 +128,8 @@ class Hl7Settings(RoutingSettings):
     )
     HTTP_TIMEOUT: Seconds = Field(
         600,
+        le=MAX_WAIT_S,
+        allow_inf_nan=False,
         description="Seconds that JSON results may stay `running`; then the message goes without",
     )
     INCLUDE_TECHCARE_REPORT: bool = Field(
@@ -166,6 +177,8 @@ FIXED = frozenset(
 ) - {"ENABLE_HL7"}  # fmt: skip
 #: PACSOR's keys without meaning here: the log level is the gateway's.
 WITHOUT_EFFECT = frozenset({"LOG_LEVEL", "GCP_LOGS"})
+# JSON can carry half of a surrogate pair, which neither a message nor a page can.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUMBERED = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*?)_(?P<number>[2-9]|[1-9][0-9]+)")
 
 
@@ -174,7 +187,8 @@ def loadable(given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         given: PACSOR's keys (`SEN_APP`, `HL7_LANG`, …) or the settings' own names; with `_2` for
-            the destination `hl7-2`.
+            the destination `hl7-2`. Texts may carry blanks or one layer of quotes around them, as
+            in the environment.
 
     Raises:
         ConfigError: One line per key that is unknown, not to be changed here, given twice or has a
@@ -197,6 +211,21 @@ def loadable(given: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise ConfigError("\n".join(errors))
     return found
+
+
+def strangers(given: Iterable[str], suffixes: Collection[str]) -> list[str]:
+    """A line for each key of a destination that is not there: it would be without effect.
+
+    Args:
+        given: The keys of a configuration file.
+        suffixes: Of the destinations there are: `_2` of `hl7-2`.
+    """
+    own = ((key, base_of(key)[1]) for key in given)
+    return [
+        f"{key}: there is no destination hl7-{suffix.removeprefix('_')}"
+        for key, suffix in own
+        if suffix and suffix not in suffixes
+    ]
 
 
 def base_of(name: str) -> tuple[str, str]:
@@ -242,6 +271,8 @@ def destination_values(
 
 
 def _setting(key: str) -> str:
+    if _SURROGATE.search(key):
+        raise ConfigError(f"{key!a}: no setting of the HL7 messages")
     plain, suffix = base_of(key)
     name = ALIASES.get(plain) or LEGACY.get(plain) or plain
     if name not in Hl7Settings.model_fields:
@@ -255,6 +286,10 @@ def _checked(key: str, name: str, value: Any) -> Any:
     plain, _ = base_of(name)
     if value is None or isinstance(value, list | dict):
         raise ConfigError(f"{key}: a text, number or boolean is expected")
+    if isinstance(value, str):
+        value = env_file.clean(value)
+        if _SURROGATE.search(value):
+            raise ConfigError(f"{key}: half of a character, which no message can carry")
     default = Hl7Settings.model_fields[plain].default
     if isinstance(value, bool) != isinstance(default, bool) and not isinstance(value, str):
         raise ConfigError(f"{key}: {'true or false' if isinstance(default, bool) else 'no boolean'}"

@@ -48,7 +48,9 @@ def load(deps: Deps, name: Stem) -> JSONResponse:
     try:
         loaded = _config(deps).load(name)
     except ConfigError as exc:
-        return JSONResponse({"detail": str(exc), "name": name}, status_code=422)
+        # The file's words may stand in it, also those that are no text.
+        said = str(exc).encode("utf-8", "backslashreplace").decode()
+        return JSONResponse({"detail": said, "name": name}, status_code=422)
     return JSONResponse({"name": name, "at": iso(loaded.at), "values": dict(loaded.values)})
 
 

@@ -147,6 +147,27 @@ def test_a_bad_configuration_is_refused_whole_with_a_line_per_key(
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        '{"INCLUDE_REPORT": true}',
+        '{"RIS_TIMEOUT": 1e400}',
+        '{"RIS_TIMEOUT": 1e15}',
+        '{"SEN_APP": "a\\ud800"}',
+        '{"\\ud800": "a"}',
+        '{"\\ud800": "a", "\\ud800": "b"}',
+        '{"REC_APP_2": "x"}',
+    ],
+)
+def test_what_would_not_work_later_is_refused_now(
+    configured: TestClient, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "conf" / "bad.json").write_text(content)
+    answer = configured.post("/config/load/bad")
+    assert answer.status_code == 422, answer.text
+    assert configured.get("/config/").json()["hl7"]["loaded"] is None
+
+
+@pytest.mark.parametrize(
     ("name", "status"),
     [("absent", 404), ("%2e%2e", 422), ("%2e%2e%2fetc", 404), (".env", 422), ("a" * 65, 422)],
 )

@@ -14,7 +14,7 @@ from pacsor_tasks.errors import ConfigError, NotFound, Retryable
 from pacsor_tasks.hl7.template import CONFORMANT_TEMPLATE
 from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.settings import Settings, load
-from pacsor_tasks.settings_hl7 import PER_DESTINATION, loadable
+from pacsor_tasks.settings_hl7 import PER_DESTINATION, loadable, strangers
 
 REQUIRED = {
     "API_URL": "https://predict.milvue.com",
@@ -118,11 +118,49 @@ def test_a_file_may_speak_of_one_destination(tmp_path: Path) -> None:
         ({"SEN_APP": ["x"]}, "SEN_APP: a text, number or boolean"),
         ({"RIS_TIMEOUT": 0}, "RIS_TIMEOUT: .*greater than 0"),
         ({"SEN_APP": "a", "SENDING_APPLICATION": "b"}, "SENDING_APPLICATION: given twice"),
+        ({"SEN_APP": "a\ud800"}, "^SEN_APP: half of a character"),
+        ({"HL7_LANG": "\ud800"}, "^HL7_LANG: half of a character"),
+        ({"\ud800": "a"}, r"^'\\ud800': no setting"),
+        ({"RIS_TIMEOUT": float("inf")}, "RIS_TIMEOUT: .*finite"),
+        ({"RIS_TIMEOUT": float("nan")}, "RIS_TIMEOUT: "),
+        ({"RIS_TIMEOUT": 1e15}, "RIS_TIMEOUT: .*less than or equal to 86400"),
+        ({"RIS_TIMEOUT": 10**400}, "RIS_TIMEOUT: "),
+        ({"RIS_TIMEOUT_2": "2d"}, "RIS_TIMEOUT_2: .*less than or equal to 86400"),
+        ({"RIS_KEEP_ALIVE": 86401}, "RIS_KEEP_ALIVE: .*less than or equal to 86400"),
+        ({"HTTP_TIMEOUT": float("inf")}, "HTTP_TIMEOUT: .*finite"),
     ],
 )  # fmt: skip
 def test_a_bad_key_is_refused_by_name(given: Mapping[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         loadable(given)
+
+
+def test_stray_quotes_and_blanks_are_taken_off_as_in_the_environment() -> None:
+    given = {
+        "DETECTION_INFERENCE_COMMAND": '"detection"',
+        "SEN_APP": " 'A' ",
+        "POPULATE_PID_2": '"no"',
+    }
+    assert loadable(given) == {
+        "DETECTION_INFERENCE_COMMAND": "detection",
+        "SENDING_APPLICATION": "A",
+        "POPULATE_PID_2": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "unknown"),
+    [
+        ({"REC_APP": "x", "LOG_LEVEL": "x"}, []),
+        ({"REC_APP_2": "x", "SENDING_APPLICATION_2": "x"}, []),
+        ({"REC_APP_7": "x", "POPULATEPID_12": "x"}, ["REC_APP_7", "POPULATEPID_12"]),
+        ({"NO_SETTING_7": "x"}, []),
+    ],
+)
+def test_keys_of_a_destination_that_is_not_there_are_named(
+    given: Mapping[str, Any], unknown: list[str]
+) -> None:
+    assert [line.split(":")[0] for line in strangers(given, {"", "_2"})] == unknown
 
 
 def test_every_bad_key_is_named_at_once() -> None:
@@ -166,6 +204,13 @@ def test_what_was_loaded_stays_when_the_file_in_conf_is_edited(tmp_path: Path) -
         ('["REC_APP"]', "not a JSON object"),
         ("{", "not JSON"),
         ('{"REC_APP": ""}', "RECEIVING_APPLICATION: required by destination hl7"),
+        ('{"REC_FAC": "X", "REC_APP_7": "Y"}', "REC_APP_7: there is no destination hl7-7"),
+        (
+            '{"REC_FAC": "X", "INCLUDE_REPORT_2": true}',
+            r"\(hl7-2\).* TCR_API_URL, which is not set",
+        ),
+        ('{"REC_FAC": "X", "RIS_TIMEOUT": 1e400}', "RIS_TIMEOUT: "),
+        ('{"REC_FAC": "X", "SEN_APP": "a\\ud800"}', "SEN_APP: half of a character"),
         (" " * (1 << 20) + "{}", "longer than"),
     ],
 )
@@ -239,6 +284,25 @@ def test_a_sites_template_counts_for_the_destination_that_names_it(tmp_path: Pat
     assert config.contents["hl7"].options.template is CONFORMANT_TEMPLATE
     with pytest.raises(ConfigError, match=r"LOAD_TEMPLATE_AT_INIT: .*absent\.py: no such file"):
         Hl7Config(settings(tmp_path, LOAD_TEMPLATE_AT_INIT="absent"))
+
+
+def test_a_file_at_start_speaks_of_destinations_that_are_there(tmp_path: Path) -> None:
+    write(tmp_path, {"REC_APP_2": "TWO", "REC_APP_7": "SEVEN"})
+    with pytest.raises(ConfigError, match=r"^LOAD_CONFIG_AT_INIT=site: REC_APP_7"):
+        Hl7Config(settings(tmp_path, LOAD_CONFIG_AT_INIT="site"))
+    # Without HL7 there is none, and none of the keys has an effect.
+    Hl7Config(settings(tmp_path, LOAD_CONFIG_AT_INIT="site", ENABLE_HL7="false"))
+
+
+def test_reports_are_included_at_run_time_where_there_is_a_place_to_fetch_them(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, {"INCLUDE_REPORT": True})
+    config = Hl7Config(settings(tmp_path, TCR_API_URL="https://tcr.example"))
+    config.load("site")
+    assert config.contents["hl7"].include_report
+    with pytest.raises(ConfigError, match="TCR_API_URL, which is not set"):
+        Hl7Config(settings(tmp_path))
 
 
 def test_a_missing_file_at_start_is_named(tmp_path: Path) -> None:
