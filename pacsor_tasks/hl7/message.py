@@ -18,6 +18,8 @@ from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, INFERENCE, Template, fil
 
 _BASE36 = string.digits + string.ascii_uppercase
 _UNNUMBERED_OBX = "OBX||"
+#: Segments that are there for their text.
+_TEXTS = frozenset({"OBX", "NTE"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ def build_message(  # noqa: PLR0913 - a message's parts
         control_id: MSH-10, at most 20 characters.
         at: MSH-7, ORC-9 and OBR-7, written without offset as PACSOR does: give it in the site's
             own time zone.
-        inference: Text of the findings, lines parted by `\n`. Without any, no findings OBX.
+        inference: Text of the findings, lines parted by `\n`. Without any, no OBX or NTE of them.
         report: Its segments follow; an empty one has none.
     """
     template = options.template
@@ -92,11 +94,16 @@ def build_message(  # noqa: PLR0913 - a message's parts
     values[INFERENCE] = escape(inference or "", template.controls)
     lines = template.lines(options.populated)
     if not values[INFERENCE]:
-        lines = [line for line in lines if not is_about(line, INFERENCE)]
+        # A site may have them in its OBR too, which the RIS needs all the same.
+        lines = [line for line in lines if line[:3] not in _TEXTS or not is_about(line, INFERENCE)]
     segments = [fill(line, values) for line in lines]
     if report is not None:
         segments += report_obx(
-            report, options.report_format, uppercase=options.obx_uppercase, template=template
+            report,
+            options.report_format,
+            uppercase=options.obx_uppercase,
+            template=template,
+            values=values,
         )
     if template.numbers_obx:
         segments = _numbered(segments)

@@ -10,13 +10,16 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from pacsor_tasks.hl7 import markup
 from pacsor_tasks.hl7.escape import Er7, clean_bytes, escape
-from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, Template, fill
+from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, Template, fill, parted
 
 #: The parts of a report, in the order they are sent.
 PARTS = ("title", "indication", "technique", "results", "conclusion", "type")
+#: Nothing known beside the report.
+NO_VALUES: Mapping[str, Er7] = MappingProxyType({})
 #: `type` says what kind of report it is: a section of its own, but not a part of the page.
 NOT_ON_THE_PAGE = frozenset({"type"})
 
@@ -66,11 +69,24 @@ def report_obx(
     *,
     uppercase: bool = True,
     template: Template = DEFAULT_TEMPLATE,
+    values: Mapping[str, Er7] = NO_VALUES,
 ) -> list[Er7]:
-    """All segments of a report; none when it is empty. Arguments as `b64_obx`."""
+    """All segments of a report, one by one; none when it is empty. Arguments as `b64_obx`."""
+    made = _obx(report, form, uppercase=uppercase, template=template, values=values)
+    return [Er7(segment) for obx in made for segment in obx.split("\r")]
+
+
+def _obx(
+    report: Report,
+    form: ReportFormat,
+    *,
+    uppercase: bool,
+    template: Template,
+    values: Mapping[str, Er7],
+) -> list[Er7]:
     if form is ReportFormat.HTML:
         page = _page(report, template)
-        return [html_obx(page, template=template)] if page else []
+        return [html_obx(page, template=template, values=values)] if page else []
     make = {
         ReportFormat.B64: b64_obx,
         ReportFormat.PLAIN: plain_obx,
@@ -82,40 +98,60 @@ def report_obx(
         if not _is_blank(text):
             key, label = _named(part, template)
             sections.append(Section(key=key, label=label, text=text))
-    return [make(section, uppercase=uppercase, template=template) for section in sections]
+    return [
+        make(section, uppercase=uppercase, template=template, values=values) for section in sections
+    ]
 
 
 def b64_obx(
-    section: Section, *, uppercase: bool = True, template: Template = DEFAULT_TEMPLATE
+    section: Section,
+    *,
+    uppercase: bool = True,
+    template: Template = DEFAULT_TEMPLATE,
+    values: Mapping[str, Er7] = NO_VALUES,
 ) -> Er7:
-    """B64: the section's text in base64. No segment terminator, here and below.
+    """B64: the section's text in base64. No segment terminator at the end, here and below.
+
+    A site's form may be several segments, parted by CR.
 
     Args:
         section: With plain text.
         uppercase: The key in capitals; the label stays.
         template: Where the form comes from.
+        values: Encoded text by placeholder, of the study and the message.
     """
-    return _fill(template.obx_b64, "ED", _name(section, uppercase), _base64(section.text))
+    return _fill(template.obx_b64, values, "ED", _name(section, uppercase), _base64(section.text))
 
 
 def plain_obx(
-    section: Section, *, uppercase: bool = True, template: Template = DEFAULT_TEMPLATE
+    section: Section,
+    *,
+    uppercase: bool = True,
+    template: Template = DEFAULT_TEMPLATE,
+    values: Mapping[str, Er7] = NO_VALUES,
 ) -> Er7:
     """PLAIN: the section's text, escaped. Arguments as `b64_obx`."""
     content = escape(section.text, template.controls)
-    return _fill(template.obx_plain, "TX", _name(section, uppercase), content)
+    return _fill(template.obx_plain, values, "TX", _name(section, uppercase), content)
 
 
-def html_obx(html: str, *, template: Template = DEFAULT_TEMPLATE) -> Er7:
+def html_obx(
+    html: str, *, template: Template = DEFAULT_TEMPLATE, values: Mapping[str, Er7] = NO_VALUES
+) -> Er7:
     """HTML: the whole report in one segment."""
-    return _fill(template.obx_html, "ED", Er7(""), _base64(html))
+    return _fill(template.obx_html, values, "ED", Er7(""), _base64(html))
 
 
 def html_split_obx(
-    section: Section, *, uppercase: bool = True, template: Template = DEFAULT_TEMPLATE
+    section: Section,
+    *,
+    uppercase: bool = True,
+    template: Template = DEFAULT_TEMPLATE,
+    values: Mapping[str, Er7] = NO_VALUES,
 ) -> Er7:
     """HTML_SPLIT: the section's HTML in base64. Arguments as `b64_obx`."""
-    return _fill(template.obx_html_split, "ED", _name(section, uppercase), _base64(section.text))
+    content = _base64(section.text)
+    return _fill(template.obx_html_split, values, "ED", _name(section, uppercase), content)
 
 
 def _is_blank(text: str) -> bool:
@@ -144,9 +180,10 @@ def _named(part: str, template: Template) -> tuple[str, str]:
     return (key, label) if separator else (name or part, name or part.capitalize())
 
 
-def _fill(form: str, kind: str, name: Er7, content: Er7) -> Er7:
-    values = {"obx_2": Er7(kind), "section": name, "content": content}
-    return Er7(fill(form, values).rstrip("\r\n"))
+def _fill(form: str, values: Mapping[str, Er7], kind: str, name: Er7, content: Er7) -> Er7:
+    of_it = {**values, "obx_2": Er7(kind), "section": name, "content": content}
+    # Parted before it is filled in: no text of a report is a line end of the message.
+    return Er7("\r".join(fill(line, of_it) for line in parted(form)))
 
 
 def _name(section: Section, uppercase: bool) -> Er7:

@@ -9,7 +9,8 @@ Source: contract §3.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from string import Formatter
@@ -28,23 +29,33 @@ STUDY_METADATA = (
     "Inference",
 )  # fmt: skip
 INFERENCE = "study_metadata[Inference]"
+#: What only the segments of a report can say.
+OF_A_REPORT = frozenset({"obx_2", "section", "content"})
 PLACEHOLDERS = frozenset(
     {f"hl7_defaults[{key}]" for key in HL7_DEFAULTS}
     | {f"study_metadata[{key}]" for key in STUDY_METADATA}
-    | {"obx_2", "section", "content"}
+    | OF_A_REPORT
 )
+#: The segments that are sent or not.
+OPTIONAL = ("pid", "pv1", "orc", "zds", "obx1")
+#: MSH-10: an acknowledgement is known by it.
+CONTROL_ID = ("{hl7_defaults[MessageID]}", "{study_metadata[MessageID]}")
+MAX_CHARS = 1024 * 1024
 # The words may touch: PACSOR writes "SEG_PIDSEG_PV1SEG_ORC".
 _SEGMENT_WORD = re.compile(r"SEG_(PID|PV1|ORC|ZDS|OBX1)")
+_ANY_WORD = re.compile(r"SEG_[A-Z0-9_]+")
+_SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}(\||$)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_CONTROLS = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f]")
+# What no field can carry, and half of a surrogate pair, which UTF-8 cannot.
+_UNFIT = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """The segments of one message form. Constructing one refuses what `fill` could not fill.
+    """The segments of one message form. Constructing one refuses what no RIS could acknowledge.
 
     Raises:
-        ConfigError: A placeholder that is not documented, a stray brace or a control character.
+        ConfigError: Names the constant of `template.py` and what is wrong with it.
     """
 
     message: str
@@ -69,14 +80,13 @@ class Template:
         """Validate every segment."""
         for each in fields(self):
             text = getattr(self, each.name)
-            if not isinstance(text, str):
-                continue
-            if _CONTROLS.search(text):
-                raise ConfigError(f"HL7 template, {each.name}: a control character")
-            try:
-                _pieces(text)
-            except ConfigError as exc:
-                raise ConfigError(f"HL7 template, {each.name}: {exc}") from exc
+            if isinstance(text, str):
+                with _naming(each.name):
+                    _check_text(text, is_message=each.name == "message")
+                    _check_placeholders(text, is_of_a_report=each.name.startswith("obx_"))
+                    _check_segments(parted(text) if each.name != "message" else self.lines(()))
+        with _naming("message"):
+            _check_header(self.lines(OPTIONAL))
 
     def lines(self, populated: Collection[str]) -> list[str]:
         """The segments of the message, placeholders not yet filled in, one string each.
@@ -90,8 +100,59 @@ class Template:
             # Blank lines vanish, so that a constant without line end is a segment all the same.
             return f"\r{getattr(self, name)}\r" if name in populated else "\r"
 
-        text = _SEGMENT_WORD.sub(segment, self.message)
-        return [line for line in _LINE_END.split(text) if line.strip()]
+        return parted(_SEGMENT_WORD.sub(segment, self.message))
+
+
+def parted(text: str) -> list[str]:
+    """The segments of a constant; text in triple quotes may be indented and have blank lines."""
+    return [line.lstrip() for line in _LINE_END.split(text) if line.strip()]
+
+
+@contextmanager
+def _naming(field_name: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as exc:
+        name = "HL7_MESSAGE" if field_name == "message" else f"SEG_{field_name.upper()}"
+        also = " (or SEG_OBX)" if field_name == "obx_b64" else ""
+        raise ConfigError(f"HL7 template, {name}{also}: {exc}") from exc
+
+
+def _check_text(text: str, *, is_message: bool) -> None:
+    if len(text) > MAX_CHARS:
+        raise ConfigError(f"longer than {MAX_CHARS} characters")
+    if _UNFIT.search(text):
+        raise ConfigError("a control character or half of a character")
+    word = _ANY_WORD.search(_SEGMENT_WORD.sub("\r", text) if is_message else text)
+    if word:
+        raise ConfigError(f"{word[0]} stands for nothing here and would be sent as it is")
+
+
+def _check_placeholders(text: str, *, is_of_a_report: bool) -> None:
+    for _, name in _pieces(text):
+        if name in OF_A_REPORT and not is_of_a_report:
+            raise ConfigError(f"{{{name}}} is known in a report's segments (SEG_OBX_…) only")
+    if is_of_a_report and not parted(text):
+        raise ConfigError("no segment: a report of this form would be lost")
+
+
+def _check_segments(lines: Sequence[str]) -> None:
+    for line in lines:
+        if not _SEGMENT.match(line):
+            raise ConfigError(f"{line[:20]!r} is not the beginning of a segment")
+
+
+def _check_header(lines: Sequence[str]) -> None:
+    """Refuse a message that is not HL7, or whose acknowledgement could not be told from others."""
+    if not lines or not lines[0].startswith("MSH|"):
+        raise ConfigError("does not begin with MSH|")
+    if any(line.startswith("MSH") for line in lines[1:]):
+        raise ConfigError("a second MSH; one message is sent at a time")
+    header = lines[0].split("|")
+    if header[1] != "^~\\&":
+        raise ConfigError(r"MSH-2 is not ^~\&, for which the text is escaped")
+    if header[9:10] not in ([name] for name in CONTROL_ID):
+        raise ConfigError(f"MSH-10 is not {CONTROL_ID[0]}, by which its acknowledgement is known")
 
 
 def fill(line: str, values: Mapping[str, Er7]) -> Er7:

@@ -18,9 +18,11 @@ from typing import Any
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.hl7.escape import HEXADECIMAL
 from pacsor_tasks.hl7.report import PARTS
-from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, Template
+from pacsor_tasks.hl7.template import DEFAULT_TEMPLATE, MAX_CHARS, Template
 
 MAX_BYTES = 1024 * 1024
+#: Characters joined by `+` in the whole file, each time a part is added counted anew.
+MAX_JOINED = 32 * MAX_CHARS
 #: constant of the file → field of the template
 SEGMENTS = {
     "HL7_MESSAGE": "message",
@@ -41,9 +43,26 @@ ESCAPES = "DEFAULT_HL7_ESCAPE_DICT"
 IDENTITY = "MAN_METADATA_DICT"
 KNOWN = frozenset({*SEGMENTS, MAPPING, ESCAPES, IDENTITY})
 #: What a site may write for a control character: one escape sequence, or text without delimiters.
-_SUBSTITUTE = re.compile(r"(?:\\[^\\|^&~\x00-\x1f\x7f]+\\|[^\\|^&~\x00-\x1f\x7f])*")
+_UNFIT = r"\x00-\x1f\x7f\ud800-\udfff"
+_SUBSTITUTE = re.compile(rf"(?:\\[^\\|^&~{_UNFIT}]+\\|[^\\|^&~{_UNFIT}])*")
 
 Literal = str | dict[str, str]
+
+
+class _Known(dict[str, Literal]):
+    """The constants read so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = MAX_JOINED
+
+    def joined(self, left: str, right: str, line: int) -> str:
+        """Two texts as one; a few lines of `A = A + A` would fill any memory."""
+        length = len(left) + len(right)
+        self._left -= length
+        if length > MAX_CHARS or self._left < 0:
+            raise ConfigError(f"line {line}: the text is longer than {MAX_CHARS} characters")
+        return left + right
 
 
 def read_template(path: Path, base: Template = DEFAULT_TEMPLATE) -> Template:
@@ -79,7 +98,7 @@ def constants(source: bytes) -> dict[str, Literal]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
         where = f"line {exc.lineno}: " if isinstance(exc, SyntaxError) and exc.lineno else ""
         raise ConfigError(f"{where}not a Python file ({exc.__class__.__name__})") from exc
-    found: dict[str, Literal] = {}
+    found = _Known()
     for statement in tree.body:
         if _is_idle(statement):
             continue
@@ -133,13 +152,13 @@ def _refuse_misspelt(name: str, line: int) -> None:
         raise ConfigError(f"line {line}: {name} means nothing; did you mean {close[0]}?")
 
 
-def _value(node: ast.expr, known: Mapping[str, Literal]) -> Literal:
+def _value(node: ast.expr, known: _Known) -> Literal:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _value(node.left, known), _value(node.right, known)
         if isinstance(left, str) and isinstance(right, str):
-            return left + right
+            return known.joined(left, right, node.lineno)
     if isinstance(node, ast.Name) and node.id in known:
         return known[node.id]
     if isinstance(node, ast.Dict):
@@ -155,11 +174,11 @@ def _pairs(node: ast.Dict) -> list[tuple[ast.expr, ast.expr]]:
     return [(key, value) for key, value in zip(node.keys, node.values, strict=True) if key]
 
 
-def _key(node: ast.expr, known: Mapping[str, Literal]) -> str:
+def _key(node: ast.expr, known: _Known) -> str:
     return _entry(node, known)
 
 
-def _entry(node: ast.expr, known: Mapping[str, Literal]) -> str:
+def _entry(node: ast.expr, known: _Known) -> str:
     if isinstance(node, ast.Constant) and not isinstance(node.value, str | bytes):
         return "" if node.value is None else str(node.value)
     value = _value(node, known)
@@ -180,7 +199,10 @@ def _report_names(given: object) -> dict[str, str]:
     unknown = [part for part in given if part not in PARTS]
     if unknown:
         raise ConfigError(f"{MAPPING}: no part {unknown[0]!r} of a report; {', '.join(PARTS)}")
-    return {part: str(name) for part, name in given.items()}
+    names = {part: str(name) for part, name in given.items()}
+    if unfit := [part for part, name in names.items() if re.search(r"[\ud800-\udfff]", name)]:
+        raise ConfigError(f"{MAPPING}: {unfit[0]}: half of a character, which nothing can carry")
+    return names
 
 
 def _controls(given: object) -> dict[str, str]:

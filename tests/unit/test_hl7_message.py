@@ -16,9 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pacsor_tasks.hl7.escape import clean, unescape
-from pacsor_tasks.hl7.message import build_message, new_control_id
+from pacsor_tasks.hl7.message import MessageOptions, build_message, new_control_id
 from pacsor_tasks.hl7.metadata import StudyMetadata
-from pacsor_tasks.hl7.report import Section, b64_obx, html_obx, html_split_obx, plain_obx
+from pacsor_tasks.hl7.report import (
+    Report,
+    ReportFormat,
+    Section,
+    b64_obx,
+    html_obx,
+    html_split_obx,
+    plain_obx,
+)
+from pacsor_tasks.hl7.template import CONFORMANT_TEMPLATE
 from tests.support.hl7_example import (
     AT,
     CONTROL_ID,
@@ -166,3 +175,50 @@ def test_control_ids_of_one_second_differ_over_processes() -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         made = [one for batch in pool.map(_many, [500] * 4) for one in batch]
     assert len(set(made)) == len(made) == 2000
+
+
+def a_sites(**changed: str) -> MessageOptions:
+    return replace(OPTIONS, template=replace(CONFORMANT_TEMPLATE, **changed))
+
+
+def test_a_reports_segments_may_be_several_and_are_numbered() -> None:
+    form = "\n  OBX||{obx_2}|{section}^L||{content}||||||F\r\nOBX||ST|X||y\n NTE|z\n"
+    options = replace(a_sites(obx_plain=form), report_format=ReportFormat.PLAIN)
+    report = Report(parts={"results": "a\r\nb", "conclusion": "c"})
+    message = build_message(
+        METADATA, options, control_id=CONTROL_ID, at=AT, inference="x", report=report
+    )
+    assert b"\n" not in message
+    assert b"\r\r" not in message
+    assert segments(message)[-6:] == [
+        "OBX|3|TX|RESULTS^Results^L||a\\.br\\b||||||F", "OBX|4|ST|X||y", "NTE|z",
+        "OBX|5|TX|CONCLUSION^Conclusion^L||c||||||F", "OBX|6|ST|X||y", "NTE|z",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ReportFormat)
+def test_a_reports_segments_may_name_the_study_and_the_message(form: ReportFormat) -> None:
+    said = "OBX||{obx_2}|{section}||{content}|{study_metadata[PatientID]}|{hl7_defaults[SEN_APP]}\r"
+    forms = dict.fromkeys(("obx_b64", "obx_plain", "obx_html", "obx_html_split"), said)
+    message = build_message(
+        replace(METADATA, patient_id="A|B"),
+        replace(a_sites(**forms), report_format=form),
+        control_id=CONTROL_ID,
+        at=AT,
+        inference="x",
+        report=Report(parts={"results": "r"}),
+    )
+    assert segments(message)[-1].endswith(f"|A\\F\\B|{OPTIONS.sending_application}")
+
+
+def test_without_findings_only_what_is_there_for_them_is_left_out() -> None:
+    lines = (
+        "OBR|1||{study_metadata[AccessionNumber]}|{study_metadata[Inference]}|x",
+        "NTE|1||{study_metadata[Inference]}",
+        "OBX||ST|a||{study_metadata[Inference]}",
+        "OBX||ST|b||y",
+    )
+    header = CONFORMANT_TEMPLATE.lines(())[0]
+    options = a_sites(message="\r".join((header, *lines)))
+    message = build_message(METADATA, options, control_id=CONTROL_ID, at=AT, inference="")
+    assert segments(message)[1:] == [f"OBR|1||{METADATA.accession_number}||x", "OBX|1|ST|b||y"]

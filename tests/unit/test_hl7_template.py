@@ -32,6 +32,7 @@ FORMS = {
     }),
     "ZDS": (2, {1: "{study_metadata[StudyInstanceUID]}^milvue^Application^DICOM"}),
 }  # fmt: skip
+MSH = "MSH|^~\\&|||||||ORU^R01|{hl7_defaults[MessageID]}|P|2.5.1"
 EVERY_SEGMENT = {"pid", "pv1", "orc", "zds", "obx1"}
 
 
@@ -57,8 +58,8 @@ def test_a_segment_that_is_not_populated_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\r\n\r\n  \r\n"])
 def test_any_line_end_parts_segments_and_blank_lines_vanish(end: str) -> None:
-    template = replace(DEFAULT_TEMPLATE, message=f"MSH|x{end}SEG_PID{end}OBR|1{end}")
-    assert template.lines(set()) == ["MSH|x", "OBR|1"]
+    template = replace(DEFAULT_TEMPLATE, message=f"{MSH}{end}SEG_PID{end}OBR|1{end}")
+    assert template.lines(set()) == [MSH, "OBR|1"]
 
 
 def test_values_are_put_in_once_and_never_read_for_placeholders() -> None:
@@ -99,5 +100,42 @@ def test_whether_a_segment_holds_a_placeholder_is_known() -> None:
     ],
 )
 def test_what_is_not_documented_is_refused_when_the_template_is_made(bad: str) -> None:
-    with pytest.raises(ConfigError, match="HL7 template, pid"):
+    with pytest.raises(ConfigError, match="HL7 template, SEG_PID"):
         replace(DEFAULT_TEMPLATE, pid=f"PID|{bad}\r")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("", "does not begin with MSH"),
+        ("OBR|1\r" + MSH, "does not begin with MSH"),
+        ("SEG_PID" + MSH, "does not begin with MSH"),
+        ("MSH", "does not begin with MSH"),
+        ("MSH|", "MSH-2 is not"),
+        (MSH.replace("^~\\&", "$%!@"), "MSH-2 is not"),
+        (MSH.replace("^~\\&", "^~\\&#"), "MSH-2 is not"),
+        ("MSH|^~\\&|{hl7_defaults[MessageID]}", "MSH-10 is not"),
+        (MSH.replace("{hl7_defaults[MessageID]}", "FIXED"), "MSH-10 is not"),
+        (MSH.replace("{hl7", "X{hl7"), "MSH-10 is not"),
+        (MSH + "\r" + MSH, "a second MSH"),
+        (MSH + "\rSEG_OBX\r", "SEG_OBX stands for nothing"),
+        (MSH + "\rSEG_FOO", "SEG_FOO stands for nothing"),
+        (MSH + "\rSEG_PIDSEG_OBX_HTML", "SEG_OBX_HTML stands for nothing"),
+        (MSH + "\rSEG_OBX10\r", "'0' is not the beginning of a segment"),
+        (MSH + "\rSEG_PID, SEG_PV1", "', ' is not the beginning of a segment"),
+        (MSH + "\rNTE|{content}", "{content} is known in a report's segments"),
+        (MSH + "\rNTE|{section}", "{section} is known in a report's segments"),
+        (MSH + "\rNTE|{obx_2}", "{obx_2} is known in a report's segments"),
+        (MSH + "\rNTE|\ud800", "half of a character"),
+        (MSH + "|" * (1 << 20), "longer than"),
+    ],
+)
+def test_a_message_that_no_ris_could_acknowledge_is_refused(message: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=r"^HL7 template, HL7_MESSAGE: ") as caught:
+        replace(DEFAULT_TEMPLATE, message=message)
+    assert said in str(caught.value)
+
+
+def test_the_control_id_may_be_written_as_the_studys() -> None:
+    message = MSH.replace("hl7_defaults", "study_metadata")
+    assert replace(DEFAULT_TEMPLATE, message=message).lines(()) == [message]

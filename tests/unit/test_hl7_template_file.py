@@ -10,6 +10,9 @@ from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.hl7.template import CONFORMANT_TEMPLATE, DEFAULT_TEMPLATE
 from pacsor_tasks.hl7.template_file import read_template
 
+MSH = "MSH|^~\\&|||||||ORU^R01|{hl7_defaults[MessageID]}|P|2.5.1"
+#: … as it is written in the file
+MSH_TEXT = MSH.replace("\\", "\\\\")
 EVERY_SEGMENT = {"pid", "pv1", "orc", "zds", "obx1"}
 
 
@@ -33,10 +36,21 @@ def test_what_the_file_says_counts_and_the_rest_is_as_before(tmp_path: Path) -> 
 def test_segments_without_a_line_end_are_segments_all_the_same(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        'HL7_MESSAGE = "MSH|a\\nSEG_PIDSEG_ORCOBR|1"\nSEG_PID = "PID|1"\nSEG_ORC = "ORC|NW"\n',
+        f'HL7_MESSAGE = "{MSH_TEXT}\\nSEG_PIDSEG_ORCOBR|1"\n'
+        'SEG_PID = "PID|1"\nSEG_ORC = "ORC|NW"\n',
     )
-    assert read_template(path).lines(EVERY_SEGMENT) == ["MSH|a", "PID|1", "ORC|NW", "OBR|1"]
-    assert read_template(path).lines(set()) == ["MSH|a", "OBR|1"]
+    assert read_template(path).lines(EVERY_SEGMENT) == [MSH, "PID|1", "ORC|NW", "OBR|1"]
+    assert read_template(path).lines(set()) == [MSH, "OBR|1"]
+
+
+def test_indented_text_in_triple_quotes_is_segments(tmp_path: Path) -> None:
+    text = f"""
+    {MSH_TEXT}
+    SEG_PID
+    OBR|1
+    """
+    path = written(tmp_path, f'HL7_MESSAGE = """{text}"""\nSEG_PID = """\n  PID|1\n"""\n')
+    assert read_template(path).lines(EVERY_SEGMENT) == [MSH, "PID|1", "OBR|1"]
 
 
 def test_the_plain_obx_constant_is_the_base64_form_unless_that_is_given_too(tmp_path: Path) -> None:
@@ -63,8 +77,19 @@ def test_the_sample_identity_is_read_and_never_applied(tmp_path: Path) -> None:
         ('a.b = "x"', "line 1: write NAME = value"),
         ('SEG_PID = {"a": "b"}', "SEG_PID: text is expected"),
         ('SEG_PDI = "PID"', "did you mean SEG_PID"),
-        ('SEG_PID = "PID|{x.__class__}"', "pid: .* not a documented placeholder"),
-        ('SEG_PID = "PID|\\x0b"', "pid: a control character"),
+        ('SEG_PID = "PID|{x.__class__}"', "SEG_PID: .* not a documented placeholder"),
+        ('SEG_PID = "PID|\\x0b"', "SEG_PID: a control character"),
+        ('SEG_PID = "PID|\\ud800"', "SEG_PID: .*half of a character"),
+        ('SEG_PID = "PID|1\\rSEG_PV1"', "SEG_PID: SEG_PV1 stands for nothing"),
+        ('SEG_PID = "1"', "SEG_PID: '1' is not the beginning of a segment"),
+        ('SEG_OBX = "OBX|{x}"', r"SEG_OBX_B64 \(or SEG_OBX\): {x} is not"),
+        ('SEG_OBX_HTML = " "', "SEG_OBX_HTML: no segment"),
+        ('HL7_MESSAGE = ""', "HL7_MESSAGE: does not begin with MSH"),
+        ('HL7_MESSAGE = "PID|1"', "HL7_MESSAGE: does not begin with MSH"),
+        ('A = "x"\n' + "A = A + A\n" * 40, "line 22: the text is longer than 1048576 characters"),
+        (f'A = "{"x" * 600_000}"\nB = {{' + '"a": A + "",' * 60 + "}", "line 2: the text is long"),
+        ('DEFAULT_REPORT_MAPPING = {"title": "\\ud800"}', "title: half of a character"),
+        ('DEFAULT_HL7_ESCAPE_DICT = {"\\n": "\\ud800"}', "would break a field"),
         ('DEFAULT_REPORT_MAPPING = {"result": "x"}', "no part 'result'"),
         ('DEFAULT_REPORT_MAPPING = "x"', "a dictionary is expected"),
         ('DEFAULT_HL7_ESCAPE_DICT = {"a": "b"}', "'a' is not CR"),
