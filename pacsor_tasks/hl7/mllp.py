@@ -6,30 +6,31 @@ with a single `recv`. Source: contract §3.4 to §3.6; HL7 Transport Specificati
 
 from __future__ import annotations
 
+import queue
 import select
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pacsor_tasks.errors import PeerUnavailable
-from pacsor_tasks.hl7.ack import AckMismatch
+from pacsor_tasks.hl7.ack import ACCEPTED, AckMismatch, parse_ack
+from pacsor_tasks.hl7.frames import CR, END, START, Frames
 from pacsor_tasks.tls import Tls
 
-START, END, CR = 0x0B, 0x1C, 0x0D
-#: An acknowledgement is a few hundred bytes; some repeat the message.
-MAX_ACK_BYTES = 1024 * 1024
 #: A peer slower than this over the whole message is taken for stuck, bytes/s.
 MIN_SEND_RATE = 32 * 1024
 #: How long the CR after the end byte is waited for, seconds: the acknowledgement is whole without.
 LAST_CR_WAIT_S = 0.5
+#: How long what a peer said before it stopped reading is read, seconds.
+EARLY_ANSWER_WAIT_S = 0.5
 #: Little is left in the kernel when the wait for the answer begins: it would eat into that time.
 SEND_BUFFER_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
-_NOISE = b"\r\n\t \0"
 
 
 def exchange(
@@ -42,15 +43,17 @@ def exchange(
         port: Its MLLP port.
         message: Without frame.
         tls: How it proves who it is; None: no TLS.
-        timeout_s: Seconds to connect; again at most that long without progress while sending (and
-            in all, the time the message takes at 32 kB/s more); again for the whole answer.
+        timeout_s: Seconds to find the host's address and connect; again at most that long without
+            progress while sending (and in all, the time the message takes at 32 kB/s more); again
+            for the whole answer.
 
     Returns:
-        The content of the answer's frame.
+        The content of the answer's frame; of a commit and an application acknowledgement that
+        come together, the latter's. Also a refusal by a peer that did not read the whole message.
 
     Raises:
         PeerUnavailable: No connection, no (whole) answer in time, or the connection broke.
-        AckMismatch: The answer is not one MLLP frame.
+        AckMismatch: The answer is neither.
     """
     with Connection(host, port, timeout_s=timeout_s, tls=tls) as connection:
         return connection.exchange(message)
@@ -110,9 +113,16 @@ class Connection:
 
     def exchange(self, message: bytes) -> bytes:
         """Send one message and wait for its answer; see the function of the same name."""
-        with self._translated("the message was not taken"):
-            self._send(bytes((START,)) + message + bytes((END, CR)))
-        return self._receive()
+        try:
+            with self._translated("the message was not taken"):
+                self._send(bytes((START,)) + message + bytes((END, CR)))
+        except PeerUnavailable:
+            refusal = self._early_refusal(_control_id(message))
+            self.close()  # half a message is on its way
+            if refusal is None:
+                raise
+            return refusal
+        return self._receive(_control_id(message))
 
     def _send(self, frame: bytes) -> None:
         deadline = time.monotonic() + self._timeout_s + len(frame) / MIN_SEND_RATE
@@ -121,26 +131,45 @@ class Connection:
             self._allow(min(self._timeout_s, deadline - time.monotonic()))
             rest = rest[self._socket.send(rest[:_CHUNK_BYTES]) :]
 
-    def _receive(self) -> bytes:
-        frame = Frame()
+    def _early_refusal(self, control_id: str) -> bytes | None:
+        """What a peer said that refuses a message, a too large one say, and reads no further.
+
+        An acceptance of what was not sent whole means nothing.
+        """
+        frames = Frames()
+        deadline = time.monotonic() + EARLY_ANSWER_WAIT_S
+        with suppress(OSError, AckMismatch):
+            while not frames.is_whole:
+                self._read(frames, deadline)
+        with suppress(AckMismatch):
+            answer = frames.counting(control_id)
+            ack = parse_ack(answer)
+            if ack.control_id == control_id and ack.code not in ACCEPTED:
+                return answer
+        return None
+
+    def _receive(self, control_id: str) -> bytes:
+        frames = Frames()
         deadline = time.monotonic() + self._timeout_s
-        while not frame.has_last_cr:
+        while not frames.is_whole:
             try:
-                with self._translated(frame.progress):
-                    self._allow(deadline - time.monotonic())
-                    data = self._socket.recv(_CHUNK_BYTES)
-                    if not data:
-                        raise ConnectionAbortedError("the peer closed the connection")
+                with self._translated(frames.progress):
+                    was_empty = not frames.contents
+                    self._read(frames, deadline)
             except PeerUnavailable:
-                if frame.content is None:
+                if not frames.contents:
                     raise
                 break
-            was_whole = frame.content is not None
-            frame.feed(data)
-            if frame.content is not None and not was_whole:
+            if frames.contents and was_empty:
                 deadline = min(deadline, time.monotonic() + LAST_CR_WAIT_S)
-        assert frame.content is not None  # noqa: S101 - the loop ends no other way
-        return frame.content
+        return frames.counting(control_id)
+
+    def _read(self, frames: Frames, deadline: float) -> None:
+        self._allow(deadline - time.monotonic())
+        data = self._socket.recv(_CHUNK_BYTES)
+        if not data:
+            raise ConnectionAbortedError("the peer closed the connection")
+        frames.feed(data)
 
     def _allow(self, seconds: float) -> None:
         if seconds <= 0:
@@ -160,59 +189,51 @@ class Connection:
             raise PeerUnavailable(f"{self._peer}: {waiting_for} ({reason})") from exc
 
 
-class Frame:
-    """One frame, put together from the pieces in which it comes."""
+def _control_id(message: bytes) -> str:
+    """MSH-10 of a message of ours; empty if it has none."""
+    header = message.split(b"\r", 1)[0].split(b"|")
+    return header[9].decode("utf-8", "replace") if len(header) > 9 else ""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._searched = 0
-        #: what stands between the frame's bytes; None until its end has come
-        self.content: bytes | None = None
-        self.has_last_cr = False
 
-    @property
-    def progress(self) -> str:
-        """What is still missing, for the error message."""
-        if not self._buffer:
-            return "no acknowledgement"
-        return f"no end of the acknowledgement, of which {len(self._buffer)} bytes came,"
+Resolve = Callable[..., list[tuple[Any, ...]]]
 
-    def feed(self, data: bytes) -> None:
-        """Take the next piece.
 
-        Raises:
-            AckMismatch: Too long, not a frame, or more than one.
-        """
-        self._buffer += data
-        if len(self._buffer) > MAX_ACK_BYTES:
-            raise AckMismatch(f"the answer is longer than {MAX_ACK_BYTES} bytes")
-        self._drop_noise()
-        end = self._buffer.find(END, self._searched)
-        self._searched = len(self._buffer) if end < 0 else end
-        if end < 0:
-            return
-        rest = self._buffer[end + 1 :]
-        if self._buffer.find(START, 1, end) >= 0 or rest.strip(_NOISE):
-            # Which of them is about our message, and did the peer see one message or two?
-            raise AckMismatch("the answer is more than one MLLP frame")
-        self.content = bytes(self._buffer[1:end])
-        self.has_last_cr = CR in rest
+def addresses(
+    host: str, port: int, timeout_s: float, resolve: Resolve = socket.getaddrinfo
+) -> Sequence[tuple[Any, ...]]:
+    """A host's addresses as `getaddrinfo` gives them, which knows no time limit itself.
 
-    def _drop_noise(self) -> None:
-        """Blank bytes before a frame are a habit of some peers; anything else is not MLLP."""
-        if self._searched:
-            return
-        self._buffer = self._buffer.lstrip(_NOISE)
-        if self._buffer and self._buffer[0] != START:
-            raise AckMismatch("the answer is not an MLLP frame")
+    Raises:
+        TimeoutError: The name service does not answer. A thread is left that waits for it.
+        OSError, UnicodeError: There is no such host.
+    """
+    with suppress(socket.gaierror):
+        # An address needs no name service, and no thread.
+        return resolve(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(resolve(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as exc:
+            answers.put(exc)
+
+    threading.Thread(target=look_up, name="mllp-resolve", daemon=True).start()
+    try:
+        found = answers.get(timeout=max(timeout_s, 0.001))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
     """Try the host's addresses in turn, so that a dead first one leaves time for the others."""
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = addresses(host, port, deadline - time.monotonic())
     error: OSError = TimeoutError()
-    for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        share_s = (deadline - time.monotonic()) / (len(addresses) - number)
+    for number, (family, kind, protocol, _, address) in enumerate(found):
+        share_s = (deadline - time.monotonic()) / (len(found) - number)
         connection = socket.socket(family, kind, protocol)
         try:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

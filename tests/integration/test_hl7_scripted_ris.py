@@ -7,12 +7,16 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pacsor_tasks.errors import PacsorError, PeerUnavailable
 from pacsor_tasks.hl7 import mllp
 from pacsor_tasks.hl7.ack import Ack, AckError, AckMismatch, AckRejected, check
+from pacsor_tasks.hl7.frames import MAX_ACK_BYTES
+from pacsor_tasks.hl7.kept import Connections, Ris
 from tests.support.hl7_example import CONTROL_ID, GOLDEN, example_of_size
 from tests.support.mllp_peers import Script, ScriptedRis, ack, framed
 from tests.support.net import free_port
@@ -71,6 +75,29 @@ def test_a_refusing_ris_is_told_apart_from_a_failing_one(
 
 
 @pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [
+        (("CA", "AA"), "AA"),
+        (("AA", "CA"), "AA"),
+        (("CA", "AE"), AckError),
+        (("CA", "AR"), AckRejected),
+        (("AA", "AA"), AckMismatch),
+    ],
+)
+def test_a_commit_and_an_application_acknowledgement_in_one_packet(
+    codes: tuple[str, str], outcome: str | type[PacsorError]
+) -> None:
+    def script(peer: socket.socket, message: bytes) -> None:
+        peer.sendall(b"".join(framed(ack(message, code)) for code in codes))
+
+    if isinstance(outcome, str):
+        assert deliver(script).code == outcome
+    else:
+        with pytest.raises(outcome):
+            deliver(script)
+
+
+@pytest.mark.parametrize(
     ("what", "script"),
     [
         ("byte by byte", lambda peer, m: send_byte_by_byte(peer, framed(ack(m)))),
@@ -104,7 +131,7 @@ def test_an_odd_but_clear_answer_is_an_acknowledgement(what: str, script: Script
             "a frame begun twice",
             lambda peer, m: peer.sendall(framed(ack(m))[:40] + framed(ack(m))),
         ),
-        ("endless", lambda peer, m: peer.sendall(b"\x0b" + b"A" * (mllp.MAX_ACK_BYTES + 1))),
+        ("endless", lambda peer, m: peer.sendall(b"\x0b" + b"A" * (MAX_ACK_BYTES + 1))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -170,6 +197,78 @@ def test_a_ris_that_does_not_read_is_left_when_nothing_moves() -> None:
         port = server.getsockname()[1]
         with pytest.raises(PeerUnavailable, match=r"the message was not taken within 0\.5 s"):
             mllp.exchange("127.0.0.1", port, example_of_size(20_000_000), timeout_s=0.5)
+
+
+@contextlib.contextmanager
+def early_answering_ris(answer: bytes, *, hangs_up: bool) -> Iterator[int]:
+    """Answers the first bytes of a message and reads no more of it."""
+    done = threading.Event()
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(answer)
+            if hangs_up:
+                time.sleep(0.1)
+            else:
+                done.wait(PATIENCE_S)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        yield server.getsockname()[1]
+        done.set()
+        thread.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+@pytest.mark.parametrize(("code", "error"), [("AR", AckRejected), ("AE", AckError)])
+def test_a_ris_that_refuses_before_it_has_read_all_is_heard(
+    code: str, error: type[PacsorError], hangs_up: bool
+) -> None:
+    message = example_of_size(20_000_000)
+    connections, answers = Connections(), list[bytes]()
+    with early_answering_ris(framed(ack(message, code, more="|too large")), hangs_up=hangs_up) as p:
+        ris = Ris(name="hl7", host="127.0.0.1", port=p, timeout_s=0.5, keep_alive_s=5)
+        with pytest.raises(error, match="too large"):
+            connections.deliver(ris, message, CONTROL_ID, answers.append)
+        assert answers == [ack(message, code, more="|too large")]
+        assert connections._take(ris) is None, "half a message is on its way there"
+    connections.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        framed(ack(GOLDEN)),
+        framed(ack(GOLDEN, "AR", control_id="GW0")),
+        framed(ack(GOLDEN, "AR"))[:40],
+        b"HTTP/1.1 413\r\n\r\n",
+    ],
+)
+def test_nothing_else_counts_before_the_whole_message_is_there(answer: bytes) -> None:
+    with (
+        early_answering_ris(answer, hangs_up=False) as port,
+        pytest.raises(PeerUnavailable, match=r"the message was not taken within 0\.3 s"),
+    ):
+        mllp.exchange("127.0.0.1", port, example_of_size(20_000_000), timeout_s=0.3)
+
+
+def test_a_name_service_that_does_not_answer_is_left_when_the_time_is_up() -> None:
+    answered = threading.Event()
+
+    def resolve(host: str, port: int, *, flags: int = 0, **_: Any) -> list[tuple[Any, ...]]:
+        if flags:
+            raise socket.gaierror
+        answered.wait(PATIENCE_S)
+        return []
+
+    with pytest.raises(TimeoutError):
+        mllp.addresses("ris.example", 2575, 0.1, resolve)
+    answered.set()
+    assert mllp.addresses("ris.example", 2575, PATIENCE_S, resolve) == []
 
 
 def test_a_slow_reader_gets_a_large_message_although_it_takes_longer_than_the_limit() -> None:

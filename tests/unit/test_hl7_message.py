@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
+from typing import Any
 
 import hl7
 import pytest
@@ -177,7 +178,7 @@ def test_control_ids_of_one_second_differ_over_processes() -> None:
     assert len(set(made)) == len(made) == 2000
 
 
-def a_sites(**changed: str) -> MessageOptions:
+def a_sites(**changed: Any) -> MessageOptions:
     return replace(OPTIONS, template=replace(CONFORMANT_TEMPLATE, **changed))
 
 
