@@ -109,10 +109,14 @@ def unescape(text: str, delimiters: Delimiters = STANDARD_DELIMITERS) -> str:
         ".br": "\n",
     }
 
-    def meaning(match: re.Match[str]) -> str:
-        sequence = match[1]
-        if re.fullmatch(r"X(?:[0-9A-Fa-f]{2})+", sequence):
-            return bytes.fromhex(sequence[1:]).decode("utf-8", "replace")
-        return meanings.get(sequence, match[0])
+    in_hexadecimal = f"{mark}X((?:[0-9A-Fa-f]{{2}})+){mark}"
 
-    return re.sub(f"{mark}([^{mark}]*){mark}", meaning, text)
+    def meaning(match: re.Match[str]) -> str:
+        if match["bytes"]:
+            digits = "".join(re.findall(in_hexadecimal, match["bytes"]))
+            return bytes.fromhex(digits).decode("utf-8", "replace")
+        return meanings.get(match["one"], match[0])
+
+    # Some peers write each byte of a character as a sequence of its own.
+    sequence = f"(?P<bytes>(?:{in_hexadecimal})+)|{mark}(?P<one>[^{mark}]*){mark}"
+    return re.sub(sequence, meaning, text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from pydicom.charset import STAND_ALONE_ENCODINGS, convert_encodings, decode_bytes
 from pydicom.tag import Tag
 
-from pacsor_tasks.dicom.elements import find
+from pacsor_tasks.dicom.elements import Buffer, find
 from pacsor_tasks.dicom.headers import data_set_offset
 from pacsor_tasks.errors import BadResponse
 
@@ -27,6 +28,14 @@ KEYWORDS = (
     "BodyPartExamined", "StudyInstanceUID", "SeriesInstanceUID",
 )  # fmt: skip
 TAGS = {keyword: int(Tag(keyword)) for keyword in KEYWORDS}
+#: Without these a message is whole: one that is longer than any text of its kind is left empty.
+DISPENSABLE = frozenset(
+    TAGS[keyword]
+    for keyword in (
+        "Modality", "SeriesDescription", "PatientBirthDate", "PatientSex", "BodyPartExamined",
+    )
+)  # fmt: skip
+INDISPENSABLE = frozenset({CHARACTER_SET, *TAGS.values()}) - DISPENSABLE
 #: Bytes after which a person name is back in its first character set (PS3.5 §6.1.2.5.3).
 NAME_DELIMITERS = {ord("^"), ord("=")}
 
@@ -62,7 +71,8 @@ def read_study_metadata(path: Path, *, default_issuer: str) -> StudyMetadata:
         default_issuer: IssuerOfPatientID where the header has none.
 
     Raises:
-        BadResponse: The file is not there, is not readable as DICOM or has no StudyInstanceUID.
+        BadResponse: The file is not there, is not readable as DICOM, has no StudyInstanceUID, or an
+            identity so long that it cannot be meant; names the tag.
     """
     values = _decoded(_read(path))
     if not values["StudyInstanceUID"]:
@@ -97,12 +107,22 @@ def metadata_from(given: Mapping[str, str], *, default_issuer: str) -> StudyMeta
 
 def _read(path: Path) -> dict[int, bytes]:
     syntax, start = data_set_offset(path)
-    wanted = frozenset({CHARACTER_SET, *TAGS.values()})
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return find(data, start, syntax, wanted)
+            return _found(data, start, syntax)
     except OSError as exc:
         raise BadResponse(f"the file cannot be read: {exc.strerror}") from exc
+
+
+def _found(data: Buffer, start: int, syntax: str) -> dict[int, bytes]:
+    try:
+        return find(data, start, syntax, INDISPENSABLE | DISPENSABLE)
+    except BadResponse:
+        found = find(data, start, syntax, INDISPENSABLE)
+    for tag in DISPENSABLE:
+        with suppress(BadResponse):
+            found |= find(data, start, syntax, frozenset({tag}))
+    return found
 
 
 def _decoded(raw: Mapping[int, bytes]) -> dict[str, str]:

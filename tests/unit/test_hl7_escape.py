@@ -72,6 +72,10 @@ def test_another_parser_finds_every_value_in_its_field(texts: list[str]) -> None
     [
         ("a\\.br\\b", "a\nb"),
         ("\\XC3A9\\", "é"),
+        ("\\XC3\\\\XA9\\", "é"),
+        ("\\XE6\\\\XBCa2\\\\X0D0A\\x", "漢\r\nx"),
+        ("\\XC3\\a\\XA9\\", "\ufffda\ufffd"),
+        ("\\E\\X41\\E\\", "\\X41\\"),
         # Unknown, unfinished or highlighting sequences stay as they are.
         ("\\H\\a\\N\\", "\\H\\a\\N\\"),
         ("a\\b", "a\\b"),
@@ -84,4 +88,10 @@ def test_a_peers_escapes_are_read(encoded: str, text: str) -> None:
 
 def test_a_message_with_its_own_delimiters_is_unescaped_with_them() -> None:
     delimiters = Delimiters(field="#", component="*", repetition="!", escape="?", subcomponent="$")
+    assert unescape("?XC3??XA9?", delimiters) == "é"
     assert unescape("?F??S??T??R??E?\\F\\", delimiters) == "#*$!?\\F\\"
+
+
+@given(st.sampled_from("\\?0aAX^"), st.text("0aAX1F\\?^", max_size=20))
+def test_no_delimiter_of_a_peer_makes_unescaping_fail(mark: str, text: str) -> None:
+    unescape(text, Delimiters(escape=mark))

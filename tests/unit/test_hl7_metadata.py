@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,51 @@ def test_an_identity_with_delimiters_and_a_backslash_is_kept_whole(tmp_path: Pat
     assert metadata.patient_id == "A\\B|C^D&E~F"
     message = build_message(metadata, OPTIONS, control_id=CONTROL_ID, at=AT, inference=None)
     assert b"PID|||A\\E\\B\\F\\C\\S\\D\\T\\E\\R\\F^^^X\\T\\Y^PI|" in message
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "field"),
+    [
+        (0x00080060, b"CS", "modality"),
+        (0x0008103E, b"LO", "series_description"),
+        (0x00100030, b"DA", "patient_birth_date"),
+        (0x00100040, b"CS", "patient_sex"),
+        (0x00180015, b"CS", "body_part_examined"),
+    ],
+)
+def test_a_text_that_is_too_long_to_be_one_is_left_out(
+    tmp_path: Path, tag: int, vr: bytes, field: str
+) -> None:
+    others = {
+        0x00080060: (b"CS", b"DX"),
+        0x0008103E: (b"LO", b"Wrist"),
+        0x00100020: (b"LO", b"PX-4711"),
+        0x00100030: (b"DA", b"19610412"),
+        0x00100040: (b"CS", b"F"),
+        0x00180015: (b"CS", b"HAND"),
+    }
+    usual = read_study_metadata(write_raw(tmp_path / "usual.dcm", others), default_issuer="")
+    path = write_raw(tmp_path / "x.dcm", others | {tag: (vr, b"d" * 1500)})
+    assert read_study_metadata(path, default_issuer="") == replace(usual, **{field: ""})
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"),
+    [
+        (0x00080005, b"CS"),
+        (0x00080050, b"SH"),
+        (0x00100010, b"PN"),
+        (0x00100020, b"LO"),
+        (0x00100021, b"LO"),
+        (0x0020000D, b"UI"),
+    ],
+)
+def test_an_identity_that_is_too_long_is_an_error_that_names_its_tag(
+    tmp_path: Path, tag: int, vr: bytes
+) -> None:
+    path = write_raw(tmp_path / "x.dcm", {tag: (vr, b"1" * 1500), 0x0008103E: (b"LO", b"d" * 1500)})
+    with pytest.raises(BadResponse, match=f"{tag:08X}"):
+        read_study_metadata(path, default_issuer="")
 
 
 @pytest.mark.parametrize(
