@@ -140,7 +140,8 @@ class Hl7Config:
         try:
             self._refuse_strangers(self._file_of(stem) if stem else {})
         except (ConfigError, NotFound) as exc:
-            raise ConfigError(f"LOAD_CONFIG_AT_INIT={stem}: {exc}") from exc
+            said = (f"LOAD_CONFIG_AT_INIT={stem}: {line}" for line in str(exc).splitlines())
+            raise ConfigError("\n".join(said)) from exc
 
     def _refuse_strangers(self, given: Mapping[str, Any]) -> None:
         if not self._settings.ENABLE_HL7:

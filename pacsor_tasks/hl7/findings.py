@@ -80,11 +80,15 @@ def _word(finding: Answer, language: str) -> str:
 
 def _measure_lines(answer: Answer, language: str) -> list[str]:
     return [
-        # z: a tiny negative value is 0.0, not -0.0
-        f"{_name(measure, language)} : {measure['measure']:z.1f} {measure['unit'] or ''}".rstrip()
+        f"{_name(measure, language)} : {_quantity(measure)}"
         for measure in _in_instances(answer, "measures")
         if _is_number(measure.get("measure"))
     ]
+
+
+def _quantity(measure: Answer) -> str:
+    # z: -0.04 is 0.0, not -0.0
+    return f"{measure['measure']:z.1f} {measure.get('unit') or ''}".rstrip()
 
 
 def _is_number(value: object) -> bool:
