@@ -220,14 +220,18 @@ class Hl7Config:
         key = (values.LOAD_TEMPLATE_AT_INIT, values.HL7_CONFORMANT)
         if key not in self._templates:
             base = CONFORMANT_TEMPLATE if values.HL7_CONFORMANT else DEFAULT_TEMPLATE
-            self._templates[key] = base
-            if values.LOAD_TEMPLATE_AT_INIT is not None:
-                try:
-                    path = conf_file(values.HL7_CONF_DIR, values.LOAD_TEMPLATE_AT_INIT, ".py")
-                except NotFound as exc:
-                    raise ConfigError(f"LOAD_TEMPLATE_AT_INIT: {exc}") from exc
-                self._templates[key] = read_template(path, base)
+            self._templates[key] = self._read_template(values, base)
         return self._templates[key]
+
+    @staticmethod
+    def _read_template(values: Hl7Values, base: Template) -> Template:
+        if values.LOAD_TEMPLATE_AT_INIT is None:
+            return base
+        try:
+            path = conf_file(values.HL7_CONF_DIR, values.LOAD_TEMPLATE_AT_INIT, ".py")
+        except NotFound as exc:
+            raise ConfigError(f"LOAD_TEMPLATE_AT_INIT: {exc}") from exc
+        return read_template(path, base)
 
 
 def content_of(

@@ -286,6 +286,17 @@ def test_a_sites_template_counts_for_the_destination_that_names_it(tmp_path: Pat
         Hl7Config(settings(tmp_path, LOAD_TEMPLATE_AT_INIT="absent"))
 
 
+def test_a_template_that_was_refused_once_is_refused_again(tmp_path: Path) -> None:
+    write(tmp_path, {"HL7_CONFORMANT": True})
+    template = tmp_path / "conf" / "ours.py"
+    template.write_text('SEG_PID = "PID|ours"\n')
+    config = Hl7Config(settings(tmp_path, LOAD_TEMPLATE_AT_INIT="ours"))
+    template.write_text('SEG_PID = "PID|{x}"\n')  # read anew with another form to start from
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="SEG_PID"):
+            config.load("site")
+
+
 def test_a_file_at_start_speaks_of_destinations_that_are_there(tmp_path: Path) -> None:
     write(tmp_path, {"REC_APP_2": "TWO", "REC_APP_7": "SEVEN"})
     with pytest.raises(ConfigError, match=r"^LOAD_CONFIG_AT_INIT=site: REC_APP_7"):
