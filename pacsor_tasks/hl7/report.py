@@ -6,7 +6,6 @@ Source: contract §3.1 (forms), §3.2 (their bytes).
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,16 +41,24 @@ class Report:
     parts: Mapping[str, str] = field(default_factory=dict)
     #: the texts are HTML
     is_html: bool = False
+    #: some are: these parts, whatever `is_html` says
+    html_parts: frozenset[str] = frozenset()
+
+    def has_html(self, part: str) -> bool:
+        """Whether a part is HTML."""
+        return self.is_html or part in self.html_parts
 
     def text(self, part: str) -> str:
         """A part in plain text."""
         found = self.parts.get(part) or ""
-        return markup.to_text(found) if self.is_html else found
+        return markup.to_text(found) if self.has_html(part) else found
 
     def html(self, part: str) -> str:
         """A part as HTML without indentation."""
         found = self.parts.get(part) or ""
-        return markup.without_indentation(found) if self.is_html else markup.from_text(found)
+        if self.has_html(part):
+            return markup.without_indentation(found)
+        return markup.from_text(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -95,7 +102,7 @@ def _obx(
     sections = []
     for part in PARTS:
         text = report.html(part) if form is ReportFormat.HTML_SPLIT else report.text(part)
-        if not _is_blank(text):
+        if not markup.is_blank(text):
             key, label = _named(part, template)
             sections.append(Section(key=key, label=label, text=text))
     return [
@@ -154,17 +161,12 @@ def html_split_obx(
     return _fill(template.obx_html_split, values, "ED", _name(section, uppercase), content)
 
 
-def _is_blank(text: str) -> bool:
-    """Whether nothing is left of it but blanks; looks no further than the first letter."""
-    return all(c.isspace() or unicodedata.category(c) == "Cc" for c in text)
-
-
 def _page(report: Report, template: Template) -> str:
     """The whole report: its title as heading, then each part under a heading of its own."""
     pieces = []
     for part in PARTS:
         content = report.html(part)
-        if part in NOT_ON_THE_PAGE or _is_blank(content):
+        if part in NOT_ON_THE_PAGE or markup.is_blank(content):
             continue
         if part == "title":
             pieces.append(f"<h1>{markup.inline(report.text(part))}</h1>")

@@ -32,7 +32,7 @@ from pacsor_tasks.milvue.dialect import OWNER_HEADER, Dialect
 from pacsor_tasks.milvue.refusals import clean
 from pacsor_tasks.milvue.transport import Answer, Transport
 from pacsor_tasks.routes import ORGANIZATION, PROVIDERS, STUDY, Route
-from pacsor_tasks.tcr.reports import is_empty, report_of
+from pacsor_tasks.tcr.reports import is_empty, read_object, report_of, unshown
 
 log = structlog.get_logger(__name__)
 
@@ -109,9 +109,9 @@ class TcrClient:
         """
         what = f"report of {study_uid}"
         with self._call("GET", self._routes.report, what, study_uid) as answer:
-            value = answer.json_object()
+            value = read_object(answer.body(), what)
         _require_study(value, study_uid, what)
-        status = str(value.get("status", "done")).lower()
+        status = _status(value)
         if status in RUNNING:
             raise NotReady(f"{what}: {status}")
         if status != "done":
@@ -119,6 +119,8 @@ class TcrClient:
                 log.warning("report.none", study_uid=study_uid, status=clean(status)[:32])
             return None
         report = report_of(value, what)
+        if parts := unshown(report):
+            log.warning("report.unshown", study_uid=study_uid, parts=parts)
         return None if is_empty(report) else report
 
     def upload(
@@ -234,6 +236,14 @@ class TcrClient:
             method, segments, what, params=query, headers=headers, data=data
         ) as answer:
             yield answer
+
+
+def _status(value: Mapping[str, Any]) -> str:
+    """The status of a report, in small letters; one that is not said is that of a report."""
+    said = value.get("status")
+    if said is None or said == "":
+        return "done"
+    return said.lower() if isinstance(said, str) else type(said).__name__
 
 
 def _require_study(value: Mapping[str, Any], study_uid: str, what: str) -> None:

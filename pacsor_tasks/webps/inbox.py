@@ -5,24 +5,32 @@ They hold patient data: readable by the gateway's user only, gone once recorded.
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from pacsor_tasks.errors import BadResponse
+from pacsor_tasks.errors import BadResponse, PacsorError, Retryable
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.ledger.reports import NewReport
 from pacsor_tasks.spool import Spool, write_durably
-from pacsor_tasks.tcr.received import ReceivedReport, received_of, run_id_of
+from pacsor_tasks.tcr.received import (
+    WHAT,
+    ReceivedReport,
+    envelope_of,
+    received_of,
+    run_id_of,
+)
+from pacsor_tasks.tcr.reports import read_object, unshown
 
 log = structlog.get_logger(__name__)
 
 #: Of a run's results, the directory of the report; its only file.
 DIRECTORY, FILE = "webps", "report.json"
+UNKNOWN = "unknown"
 
 
 class Inbox:
@@ -51,42 +59,81 @@ class Inbox:
         Raises:
             OSError: The disk does not take it.
         """
-        if isinstance(data, bytes | bytearray | memoryview):
-            data = base64.b64encode(data).decode("ascii")
-        envelope = {"provider": provider, "data": data}
+        envelope = envelope_of(provider, data)
         content = json.dumps(envelope).encode("utf-8")
         write_durably(self._directory / f"{run_id_of(envelope)}.json", content)
 
     def record_all(self) -> int:
         """Make deliveries of what waits; how many reports were new.
 
+        What cannot be used goes to the quarantine: no message has to wait for another one.
+
         Raises:
             PeerUnavailable: The ledger is away; what is left waits.
+            OSError: Some could not be read or moved; they wait.
         """
-        waiting = sorted(self._directory.glob("[!.]*.json"), key=lambda p: p.stat().st_mtime_ns)
-        return sum(self._record(path) for path in waiting)
+        waiting = sorted(self._directory.glob("[!.]*.json"), key=lambda p: p.lstat().st_mtime_ns)
+        n_new = 0
+        failed: OSError | None = None
+        for path in waiting:
+            try:
+                n_new += self._record(path)
+            except OSError as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
+        return n_new
 
     def _record(self, path: Path) -> bool:
-        run_id = path.stem
+        """Make deliveries of a message, or put it away; whether it was new."""
+        provider = UNKNOWN
+        try:
+            content = path.read_bytes()
+            envelope = read_object(content, WHAT)
+            provider = _provider(envelope)
+            return self._deliver(path, envelope, content)
+        except (OSError, Retryable):
+            raise
+        except PacsorError as exc:
+            self._refuse(path, provider, str(exc))
+        except Exception as exc:  # noqa: BLE001 - whatever one provider sends, the others go on
+            # Not its own words, which may quote the message.
+            self._refuse(path, provider, f"{WHAT}: it cannot be used ({type(exc).__name__})")
+        return False
+
+    def _deliver(self, path: Path, envelope: Mapping[str, Any], content: bytes) -> bool:
+        run_id = _run_id(path)
         if self._ledger.reports.knows(run_id):
             path.unlink()
             log.info("webps.repeated", run_id=run_id)
             return False
-        content = path.read_bytes()
-        envelope = json.loads(content)
-        try:
-            found = received_of(envelope)
-        except BadResponse as exc:
-            kept = self._spool.quarantine(DIRECTORY, path)
-            self._ledger.reports.refused(str(envelope["provider"]), str(exc), kept)
-            log.error("webps.unusable", error=str(exc), kept=kept)  # noqa: TRY400 - the message says it
-            return False
+        found = received_of(envelope)
+        if parts := unshown(found.report):
+            log.warning("report.unshown", study_uid=found.study_uid, parts=parts)
         # Where the message is made from, before there is a delivery that looks for it.
         write_durably(self._spool.results_dir(run_id, DIRECTORY) / FILE, content)
         is_new = self._ledger.reports.add(_new(run_id, found), self._destinations)
         path.unlink()
         log.info("webps.recorded", run_id=run_id, study_uid=found.study_uid)
         return is_new
+
+    def _refuse(self, path: Path, provider: str, why: str) -> None:
+        kept = self._spool.quarantine(DIRECTORY, path)
+        log.error("webps.unusable", error=why, kept=kept)
+        self._ledger.reports.refused(provider, why, kept)
+
+
+def _run_id(path: Path) -> str:
+    try:
+        return str(uuid.UUID(path.stem))
+    except ValueError:
+        raise BadResponse(f"{WHAT}: its file was not written by the gateway") from None
+
+
+def _provider(envelope: Mapping[str, Any]) -> str:
+    """Whom to name; a name that no ledger takes is not one of ours."""
+    given = envelope.get("provider")
+    return given if isinstance(given, str) and given.isprintable() else UNKNOWN
 
 
 def _new(run_id: str, found: ReceivedReport) -> NewReport:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pacsor_tasks.core_api import Outcome, StudyState, UnknownStudy, UploadItem
 from pacsor_tasks.errors import (
@@ -91,6 +92,9 @@ def test_the_token_can_be_a_bearer_token(api: TcrSimulator):
         ({"body": '{"report": 7}'}, BadResponse, "`report` is no object"),
         ({"body": '{"report": {"title": 7}}'}, BadResponse, "`title` is neither"),
         ({"body": '{"StudyInstanceUID": ["1"], "report": {}}'}, BadResponse, "another study"),
+        ({"body": '{"format": ["html"], "title": "a"}'}, BadResponse, "`format` is neither"),
+        ({"body": '{"format": {}, "title": "a"}'}, BadResponse, "`format` is neither"),
+        ({"body": '{"more": ' + "[" * 100_000}, BadResponse, "not JSON"),
     ],
 )
 def test_every_other_answer_has_its_error(
@@ -109,11 +113,46 @@ def test_every_other_answer_has_its_error(
 
 
 @pytest.mark.parametrize(
-    "body", ['{"status": "empty"}', '{"status": "error"}', "{}", '{"report": {"title": "  "}}']
+    "body",
+    [
+        '{"status": "empty"}',
+        '{"status": "error"}',
+        '{"status": ["done"], "title": "a"}',
+        "{}",
+        '{"report": {"title": "  "}}',
+        '{"format": "html", "report": {"title": "<img src=x>"}}',
+    ],
 )
 def test_there_may_be_no_report_to_come(api: TcrSimulator, client: TcrClient, body: str):
     api.switches.set(body=body)
     assert client.report(UID) is None
+
+
+@pytest.mark.parametrize("status", ["null", '""', '"DONE"'])
+def test_a_report_without_a_status_is_one(api: TcrSimulator, client: TcrClient, status: str):
+    api.switches.set(body=f'{{"status": {status}, "report": {{"title": "Hand"}}}}')
+    found = client.report(UID)
+    assert found is not None
+    assert found.text("title") == "Hand"
+
+
+@pytest.mark.parametrize("html", ["<![foo[ x", "<p>a</p><![x]]>", f"&#{'9' * 5000};"])
+def test_html_that_is_none_is_a_report_all_the_same(
+    api: TcrSimulator, client: TcrClient, html: str
+):
+    api.reports[UID] = {"format": "html", "report": {"title": html}}
+    assert client.report(UID) is not None
+
+
+def test_a_part_that_shows_nothing_is_not_passed_over_in_silence(
+    api: TcrSimulator, client: TcrClient
+):
+    api.reports[UID] = {"format": "html", "report": {"title": "<img alt='X'>", "results": "a"}}
+    with capture_logs() as said:
+        assert client.report(UID) is not None
+    (line,) = (entry for entry in said if entry["event"] == "report.unshown")
+    assert (line["log_level"], line["parts"]) == ("warning", ["title"])
+    assert "alt" not in str(line)
 
 
 def test_an_api_that_is_away_is_told_from_one_that_refuses(client: TcrClient):

@@ -7,7 +7,7 @@ import pytest
 from pacsor_tasks.errors import BadResponse
 from pacsor_tasks.hl7.report import PARTS, ReportFormat, report_obx
 from pacsor_tasks.routes import Route
-from pacsor_tasks.tcr.reports import is_empty, read_object, report_of
+from pacsor_tasks.tcr.reports import is_empty, read_object, report_of, unshown
 
 TEXT = {
     "title": "Hand",
@@ -59,7 +59,16 @@ def test_results_may_be_lists_by_region(results: object, text: str):
         (None, "line<br/>line", True),
         (None, "angle <5 deg and >3 mm", False),
         (None, "<unknown> text", False),
+        (None, "Si p<b et c>d alors", False),
+        (None, "p<b>c and a <u> b", False),
+        (None, "a <p = 3> b", False),
+        (None, "<b>No</b> fracture.", True),
+        (None, "line<BR>line", True),
+        (None, "<a href=http://x/y>", True),
+        (None, "<td class='a b' id=\"c\" >x", True),
         ("html", "plain but said to be HTML", True),
+        ("HTML", "plain but said to be HTML", True),
+        (" Text ", "<p>said to be text</p>", False),
         ("text", "<p>said to be text</p>", False),
     ],
 )
@@ -70,10 +79,41 @@ def test_html_is_what_is_said_to_be_or_looks_like_it(
     assert report_of(value, "report").is_html is is_html
 
 
+def test_without_a_format_each_part_is_what_it_looks_like():
+    found = report_of({"results": "<b>ok</b>", "conclusion": "1 <\n  2"}, "report")
+    assert found.text("results") == "ok"
+    assert found.text("conclusion") == "1 <\n  2"
+    assert found.html("conclusion") == "<p>1 &lt;<br>  2</p>"
+    assert found.html("results") == "<b>ok</b>"
+
+
+def test_a_format_that_is_null_is_not_given():
+    value = {"format": "html", "report": {"format": None, "results": "plain"}}
+    assert report_of(value, "report").is_html
+
+
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [
+        ({"format": "html", "results": "<p>a</p>", "title": " "}, []),
+        ({"format": "html", "results": "<img src=x>", "title": "T"}, ["results"]),
+        ({"format": "html", "results": "<p>a</p><script>b"}, ["results"]),
+        ({"format": "html", "results": "<head><title>b"}, ["results"]),
+        ({"results": "<script>b", "title": "\u200b\ufeff"}, []),
+    ],
+)
+def test_what_is_not_shown_is_told(value: dict[str, object], parts: list[str]):
+    assert unshown(report_of(value, "report")) == parts
+
+
 @pytest.mark.parametrize(
     "value",
     [
         {"report": []},
+        {"format": ["html"], "results": "x"},
+        {"format": {}, "results": "x"},
+        {"format": True, "results": "x"},
+        {"report": {"format": [], "results": "x"}},
         {"report": "text"},
         {"results": 7},
         {"results": [[[[["too deep"]]]]]},
@@ -87,7 +127,16 @@ def test_anything_else_is_refused_without_being_repeated(value: dict[str, object
         report_of(value, "report of 1")
 
 
-@pytest.mark.parametrize("value", [{}, {"report": None}, {"report": {"title": " \n"}}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"report": None},
+        {"report": {"title": " \n"}},
+        {"report": {"title": "\u200b\ufeff"}},
+        {"report": {"title": "<p>\ufeff&nbsp;</p>"}},
+    ],
+)
 def test_a_report_may_be_empty(value: dict[str, object]):
     assert is_empty(report_of(value, "report"))
 
@@ -96,6 +145,12 @@ def test_a_report_may_be_empty(value: dict[str, object]):
 def test_only_an_object_is_read(text: str | bytes):
     with pytest.raises(BadResponse, match="x: not"):
         read_object(text, "x")
+
+
+def test_an_object_may_begin_with_a_byte_order_mark():
+    assert (
+        read_object('\ufeff{"a": 1}', "x") == read_object(b'\xef\xbb\xbf{"a": 1}', "x") == {"a": 1}
+    )
 
 
 def test_html_keeps_its_formatting_without_indentation_in_the_message():
