@@ -146,6 +146,7 @@ def test_a_refused_token_and_a_refused_group_are_tried_again(site: Site):
     [
         {"id": "r-1", "study": {"StudyInstanceUID": "not a uid"}, "report": {"title": "x"}},
         {"id": "r-1", "study": {"StudyInstanceUID": UID}, "report": {}},
+        {"id": "r-1", "study": {"StudyInstanceUID": UID}, "format": [], "report": {"title": "x"}},
         ["LEGRAND"],
     ],
 )
@@ -157,6 +158,18 @@ def test_what_cannot_be_used_is_kept_aside_and_shown(site: Site, unusable: objec
     kept = wait_until(lambda: list((site.ports.spool.root / "quarantine").rglob("*.json")))
     assert len(kept) == 1
     assert site.waiting == []
+    assert "LEGRAND" not in site.log.read_text()
+
+
+def test_a_damaged_file_of_the_inbox_does_not_keep_the_process_from_its_work(site: Site):
+    inbox = site.ports.spool.root / "reports"
+    inbox.mkdir()
+    (inbox / "1.json").write_text('{"provider": "radio-a", "data": {"LEGRAND')
+    site.start()
+    site.hub.publish(PROVIDER, message(UID))
+    site.recorded(1)
+    assert site.waiting == []
+    assert len(list((site.ports.spool.root / "quarantine").rglob("1.json"))) == 1
     assert "LEGRAND" not in site.log.read_text()
 
 
