@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import structlog
 
-from pacsor_tasks import pipeline
+from pacsor_tasks import carrying, pipeline
 from pacsor_tasks.errors import Conflict, NotFound, PeerUnavailable
 from pacsor_tasks.ledger import Choice, Chosen, Relaunch, Target
 from pacsor_tasks.ledger.relaunches import (
     NOT_HELD,
     Carried,
-    carried_path,
     delivering_of,
     partial_targets,
 )
@@ -26,7 +21,6 @@ from pacsor_tasks.ledger.starts import STARTS, Holdings, start_of, why_not
 from pacsor_tasks.models import Step
 from pacsor_tasks.operations import name_of
 from pacsor_tasks.ports import Ports
-from pacsor_tasks.spool import fsync_dir
 
 log = structlog.get_logger(__name__)
 
@@ -115,9 +109,9 @@ def relaunch(
     try:
         run_ids = ports.ledger.intake.relaunch(study_uid, targets, wish, carried)
     except BaseException:
-        _drop(carried.values(), (), ports)
+        carrying.drop(carried.values(), (), ports)
         raise
-    _drop(carried.values(), run_ids, ports)
+    carrying.drop(carried.values(), run_ids, ports)
     (publish or launch)(run_ids, ports)
     log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
     return run_ids
@@ -154,7 +148,7 @@ def starts(study_uid: str, ports: Ports) -> dict[str, dict[Step, str | None]]:
     there = _holdings(study_uid, ports.targets, ports)
     found: dict[str, dict[Step, str | None]] = {}
     for target, holdings in zip(ports.targets, there, strict=True):
-        delivering = delivering_of(target, results_held=_are_held(holdings, ports))
+        delivering = delivering_of(target, results_held=carrying.are_held(holdings, ports))
         found[target.core] = {step: why_not(step, holdings, delivering) for step in STARTS}
     return found
 
@@ -230,76 +224,23 @@ def _holdings(study_uid: str, targets: Sequence[Target], ports: Ports) -> list[H
 
 
 def _start(target: Target, holdings: Holdings, wish: Relaunch, ports: Ports) -> Step:
-    delivering = delivering_of(target, results_held=_are_held(holdings, ports))
+    delivering = delivering_of(target, results_held=carrying.are_held(holdings, ports))
     return start_of(wish.from_step, holdings, delivering, is_partial=wish.only is not None)
-
-
-def _are_held(holdings: Holdings, ports: Ports) -> bool:
-    """Whether every result is on disk still."""
-    if holdings.results_of is None:
-        return False
-    paths = ports.ledger.intake.result_paths(holdings.results_of)
-    return all(ports.file(path).is_file() for path in paths)
-
-
-# --- results that a new run begins with
 
 
 def _carry(
     study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports
 ) -> Mapping[str, Carried]:
-    """Results linked into the directories of runs to come, for those that begin at delivering.
-
-    Before the ledger knows those runs: what was taken over must not go with the older run's.
-    """
+    """Results linked into the directories of runs to come, for those that begin at delivering."""
     if wish.from_step not in {None, Step.DELIVER} or (wish.from_step is None and not wish.only):
         return {}
     carried = {}
     for target, holdings in zip(targets, _holdings(study_uid, targets, ports), strict=True):
-        if (
-            holdings.results_of is not None
-            and _start(target, holdings, wish, ports) is Step.DELIVER
-        ):
-            linked = _linked(holdings.results_of, ports)
+        if _start(target, holdings, wish, ports) is Step.DELIVER:
+            linked = carrying.linked(holdings, ports)
             if linked is not None:
                 carried[target.core] = linked
     return carried
-
-
-def _linked(results_of: str, ports: Ports) -> Carried | None:
-    run_id = str(uuid.uuid4())
-    directories: set[Path] = set()
-    try:
-        for path in ports.ledger.intake.result_paths(results_of):
-            target = ports.file(carried_path(path, results_of, run_id))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(ports.file(path), target)
-            directories.add(target.parent)
-        for directory in directories:
-            fsync_dir(directory)
-    except FileNotFoundError:  # removed a moment ago
-        ports.spool.remove_results(run_id)
-        return None
-    except OSError as exc:
-        ports.spool.remove_results(run_id)
-        raise PeerUnavailable(f"the spool cannot be written: {exc.strerror}") from exc
-    return Carried(results_of, run_id)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
-
-
-def _drop(carried: Iterable[Carried], run_ids: Sequence[str], ports: Ports) -> None:
-    """Remove what was linked for runs that did not come about."""
-    for linked in carried:
-        if linked.run_id not in run_ids:
-            ports.spool.remove_results(linked.run_id)
 
 
 def launch(run_ids: Sequence[str], ports: Ports) -> None:

@@ -118,7 +118,8 @@ class Relaunches(Intake):
         carried: Carried | None,
     ) -> str:
         there = self._holdings(c, study_uid, target.core)
-        results_held = carried is not None and carried.results_of == there.results_of
+        # Of the newest upload still, whoever took them over since: the files are linked.
+        results_held = carried is not None and carried.results_of in there.downloaded
         delivering = delivering_of(target, results_held=results_held)
         start = start_of(wish.from_step, there, delivering, is_partial=wish.only is not None)
         new = NewRun(
@@ -132,12 +133,14 @@ class Relaunches(Intake):
             )  # fmt: skip
             return same
         self._replace_unfinished(c, new)
-        if start is Step.DELIVER and there.results_of is not None:
-            new = replace(new, id=carried.run_id) if carried and results_held else new
-            run_id = self._insert_run(c, new)
-            self._take_over(c, there.results_of, run_id)
-            return run_id
-        return self._insert_run(c, new)
+        if start is not Step.DELIVER:
+            return self._insert_run(c, new)
+        results_of = there.downloaded[0]
+        if carried is not None and results_held:
+            new, results_of = replace(new, id=carried.run_id), carried.results_of
+        run_id = self._insert_run(c, new)
+        self._take_over(c, results_of, run_id)
+        return run_id
 
     # --- what is there
 

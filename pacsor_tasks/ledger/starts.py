@@ -68,21 +68,25 @@ class Holdings:
     @property
     def is_predicted(self) -> bool:
         """The prediction over the newest upload was ready."""
-        return self._got_beyond(Step.POLL) is not None
+        return bool(self._got_beyond(Step.POLL))
 
     @property
-    def results_of(self) -> str | None:
-        """The run that downloaded the results of the newest upload."""
-        found = self._got_beyond(Step.DOWNLOAD)
-        return found.id if found else None
+    def downloaded(self) -> list[str]:
+        """The runs that have, or had, the results of the newest upload, the newest first.
 
-    def _got_beyond(self, step: Step) -> Earlier | None:
+        More than one: a relaunch that began at delivering took them over, and may be over and
+        cleaned up while the run that it took them from still holds them.
+        """
+        return self._got_beyond(Step.DOWNLOAD)
+
+    def _got_beyond(self, step: Step) -> list[str]:
+        found = []
         for run in self.runs:
             if run.step.position > step.position:
-                return run
+                found.append(run.id)
             if run.is_afresh:
-                return None  # what older ones got is not of this upload
-        return None
+                break  # what older ones got is not of this upload
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ def why_not(step: Step, there: Holdings, delivering: Delivering) -> str | None:
         (Step.POLL, any(f and f.outcome not in AT_CORE for f in kept),
          "not every instance was uploaded"),
         (Step.DOWNLOAD, not there.is_predicted, "the prediction was never ready"),
-        (Step.DELIVER, there.results_of is None, "the results were never downloaded"),
+        (Step.DELIVER, not there.downloaded, "the results were never downloaded"),
         (Step.DELIVER, delivering.needs_results and not delivering.results_held,
          "its results are no longer held"),
     )  # fmt: skip

@@ -78,7 +78,12 @@ def test_results_that_are_held_or_not_needed_are_delivered_again(
 ) -> None:
     holdings = there(O.UPLOADED, runs=((step, True),))
     assert why_not(X, holdings, delivering) is None
-    assert holdings.results_of == "r0"
+    assert holdings.downloaded == ["r0"]
+
+
+def test_every_run_over_the_newest_upload_may_have_its_results() -> None:
+    runs = ((X, False), (U, False), (Step.END, False), (X, True), (Step.END, True))
+    assert there(O.UPLOADED, runs=runs).downloaded == ["r0", "r2", "r3"]  # r4 is of another one
 
 
 def test_a_refusal_says_which_step_would_do() -> None:
