@@ -20,8 +20,8 @@ def are_held(there: Holdings, ports: Ports) -> bool:
     return next(_holders(there, ports), None) is not None
 
 
-def linked(there: Holdings, ports: Ports) -> Carried | None:
-    """The results linked into the directory of a run to come; None: no run holds them all.
+def linked(there: Holdings, ports: Ports) -> Carried:
+    """The results linked into the directory of a run to come, if some run holds them all.
 
     Before the ledger knows that run: what was taken over must not go with the older run's.
 
@@ -38,14 +38,14 @@ def linked(there: Holdings, ports: Ports) -> Carried | None:
             ports.spool.remove_results(run_id)
             raise PeerUnavailable(f"the spool cannot be written: {exc.strerror}") from exc
         else:
-            return Carried(results_of, run_id)
-    return None
+            return Carried(there.downloaded, results_of, run_id)
+    return Carried(there.downloaded)
 
 
 def drop(carried: Iterable[Carried], run_ids: Sequence[str], ports: Ports) -> None:
     """Remove what was linked for runs that did not come about."""
     for one in carried:
-        if one.run_id not in run_ids:
+        if one.run_id and one.run_id not in run_ids:
             ports.spool.remove_results(one.run_id)
 
 

@@ -14,6 +14,7 @@ from pacsor_tasks.ledger import Choice, Chosen, Relaunch, Target
 from pacsor_tasks.ledger.relaunches import (
     NOT_HELD,
     Carried,
+    Stale,
     delivering_of,
     partial_targets,
 )
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: Studies in one relaunch, unless more are asked for.
 LIMIT, MAX_LIMIT = 100, 1000
+#: How often results are looked for while others relaunch the same study.
+TRIES = 5
 WHOLE = Relaunch()
 Publish = Callable[[Sequence[str], Ports], None]
 
@@ -105,13 +108,7 @@ def relaunch(
     """
     wish = replace(wish, by=name_of(wish.by or ""))
     targets = _targets(wish, core, ports)
-    carried = _carry(study_uid, targets, wish, ports)
-    try:
-        run_ids = ports.ledger.intake.relaunch(study_uid, targets, wish, carried)
-    except BaseException:
-        carrying.drop(carried.values(), (), ports)
-        raise
-    carrying.drop(carried.values(), run_ids, ports)
+    run_ids = _made(study_uid, targets, wish, ports)
     (publish or launch)(run_ids, ports)
     log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
     return run_ids
@@ -228,19 +225,37 @@ def _start(target: Target, holdings: Holdings, wish: Relaunch, ports: Ports) -> 
     return start_of(wish.from_step, holdings, delivering, is_partial=wish.only is not None)
 
 
+def _made(study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports) -> list[str]:
+    """The new runs. Results are looked for again when others changed the study meanwhile."""
+    tries_left = TRIES
+    while True:
+        carried = _carry(study_uid, targets, wish, ports)
+        tries_left -= 1
+        try:
+            run_ids = ports.ledger.intake.relaunch(study_uid, targets, wish, carried)
+        except (Conflict, NotFound) as exc:
+            # Not when the ledger went away: it may have them. Retention removes what is nobody's.
+            carrying.drop(carried.values(), (), ports)
+            if not isinstance(exc, Stale) or not tries_left:
+                raise
+        else:
+            carrying.drop(carried.values(), run_ids, ports)
+            return run_ids
+
+
 def _carry(
     study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports
 ) -> Mapping[str, Carried]:
-    """Results linked into the directories of runs to come, for those that begin at delivering."""
+    """Results linked into the directories of runs to come, for those that may begin at delivering.
+
+    Whether they do is decided in the ledger's transaction only: what is read here may be changing.
+    """
     if wish.from_step not in {None, Step.DELIVER} or (wish.from_step is None and not wish.only):
         return {}
-    carried = {}
-    for target, holdings in zip(targets, _holdings(study_uid, targets, ports), strict=True):
-        if _start(target, holdings, wish, ports) is Step.DELIVER:
-            linked = carrying.linked(holdings, ports)
-            if linked is not None:
-                carried[target.core] = linked
-    return carried
+    return {
+        holdings.core: carrying.linked(holdings, ports)
+        for holdings in _holdings(study_uid, targets, ports)
+    }
 
 
 def launch(run_ids: Sequence[str], ports: Ports) -> None:

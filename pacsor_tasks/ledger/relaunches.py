@@ -38,12 +38,21 @@ NOT_HELD = "its instances are no longer held: they would have to be sent again"
 
 
 class Carried(NamedTuple):
-    """Results on disk that a new run begins with."""
+    """Results on disk that a new run begins with, as they were found before its transaction."""
 
-    #: the run that downloaded them
-    results_of: str
+    #: `Holdings.downloaded` at that moment
+    seen: Sequence[str]
+    #: the run that holds them; None: none does
+    results_of: str | None = None
     #: the new run; its results directory holds them too
-    run_id: str
+    run_id: str = ""
+
+
+class Stale(Conflict):
+    """What was found on disk counts no longer: the study's runs changed meanwhile. Look again.
+
+    Told to an operator only when it did so again and again.
+    """
 
 
 class Relaunches(Intake):
@@ -89,7 +98,7 @@ class Relaunches(Intake):
             study_uid: StudyInstanceUID.
             targets: The cores, with the destinations to get their results.
             wish: What is wanted.
-            carried: By core, results on disk to begin the deliveries with.
+            carried: By core, results on disk to begin the deliveries with, if any were found.
 
         Returns:
             The ids of the runs.
@@ -98,6 +107,7 @@ class Relaunches(Intake):
             NotFound: The study is unknown, or its pixels are gone; or the destination is.
             Conflict: The inputs of that step are gone, or the destination gets the results of a run
                 under way.
+            Stale: Results are missing, but `carried` was found before others changed the runs.
         """
         wanted = partial_targets(targets, wish.only)
         with self.write() as c:
@@ -120,6 +130,8 @@ class Relaunches(Intake):
         there = self._holdings(c, study_uid, target.core)
         # Of the newest upload still, whoever took them over since: the files are linked.
         results_held = carried is not None and carried.results_of in there.downloaded
+        if carried is not None and not results_held and list(carried.seen) != there.downloaded:
+            raise Stale(f"study {study_uid} is being relaunched by others: ask again")
         delivering = delivering_of(target, results_held=results_held)
         start = start_of(wish.from_step, there, delivering, is_partial=wish.only is not None)
         new = NewRun(
@@ -136,7 +148,7 @@ class Relaunches(Intake):
         if start is not Step.DELIVER:
             return self._insert_run(c, new)
         results_of = there.downloaded[0]
-        if carried is not None and results_held:
+        if carried is not None and carried.results_of is not None and results_held:
             new, results_of = replace(new, id=carried.run_id), carried.results_of
         run_id = self._insert_run(c, new)
         self._take_over(c, results_of, run_id)

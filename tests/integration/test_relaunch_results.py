@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from pacsor_tasks import relaunching
+from pacsor_tasks.errors import Conflict
 from pacsor_tasks.ledger import Ledger
 from pacsor_tasks.models import InstanceOutcome, Run, RunState, Step
 from pacsor_tasks.steps.download import download
@@ -80,3 +87,88 @@ def test_results_of_an_older_upload_are_not_taken_over(site: Site):
     site.ledger.runs.record_uploaded(afresh, pending)
     assert site.ledger.runs.cancel(afresh.id, "by a test")
     assert site.relaunched(first.study_uid, only="storescu").step is not Step.FAN_OUT
+
+
+# --- two at once
+
+
+@contextmanager
+def beside(ledger: Ledger, at: str, action: Callable[[], object]) -> Iterator[None]:
+    """Do `action` in another thread, whole, just before our first statement that holds `at`."""
+    us = threading.current_thread()
+    did: list[str] = []
+
+    def hook(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if threading.current_thread() is us and at in statement and not did:
+            did.append(at)
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(action).result(60)
+
+    event.listen(ledger.engine, "before_cursor_execute", hook)
+    try:
+        yield
+    finally:
+        event.remove(ledger.engine, "before_cursor_execute", hook)
+    assert did
+
+
+#: Of what is read before the transaction: who has the results, then where they are.
+MOMENTS = ["FROM run ", "FROM result"]
+WISHES = [{"from_step": Step.DELIVER}, {"only": "storescu"}]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("wish", WISHES)
+def test_two_relaunches_at_once_are_one_and_neither_is_refused(
+    site: Site, wish: dict[str, Any], moment: str
+):
+    first = quarantined(site)
+    other: list[str] = []
+    with beside(site.ledger, moment, lambda: other.extend(site.relaunch(first.study_uid, **wish))):
+        ours = site.relaunch(first.study_uid, **wish)
+    assert ours == other
+    run = existing(site.ledger, ours[0])
+    assert run.state is RunState.QUEUED
+    assert begins_with_results(site, run, "storescu")
+    held = {path.name for path in (site.ports.spool.root / "results").iterdir()}
+    assert held == {first.id, run.id}  # what was linked twice is gone
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_results_that_went_to_another_relaunch_meanwhile_are_found_there(
+    site: Site, wish: dict[str, Any]
+):
+    first = quarantined(site)
+    other: list[str] = []
+
+    def take_over() -> None:
+        other.extend(site.relaunch(first.study_uid, **wish))
+        site.ports.spool.remove_results(first.id)
+
+    with beside(site.ledger, "FROM result", take_over):
+        assert site.relaunch(first.study_uid, **wish) == other
+    assert begins_with_results(site, existing(site.ledger, other[0]), "storescu")
+
+
+def test_results_that_went_meanwhile_are_said_to_be_gone(site: Site):
+    first = quarantined(site)
+    with (
+        beside(site.ledger, "FROM result", lambda: site.ports.spool.remove_results(first.id)),
+        pytest.raises(Conflict, match="no longer held; from download would do"),
+    ):
+        site.relaunch(first.study_uid, from_step=Step.DELIVER)
+
+
+def test_many_that_relaunch_at_once_end_in_one_run_with_the_results(site: Site):
+    first = quarantined(site)
+    go = threading.Barrier(6)
+
+    def ask() -> list[str]:
+        go.wait(60)
+        return site.relaunch(first.study_uid, from_step=Step.DELIVER)
+
+    with ThreadPoolExecutor(6) as executor:
+        asked = [executor.submit(ask) for _ in range(6)]
+    assert len({tuple(future.result()) for future in asked}) == 1
+    (run_id,) = asked[0].result()
+    assert begins_with_results(site, existing(site.ledger, run_id), "storescu")
