@@ -11,8 +11,8 @@ import structlog
 from pacsor_tasks import carrying, pipeline
 from pacsor_tasks.errors import Conflict, NotFound, PeerUnavailable
 from pacsor_tasks.ledger import Choice, Chosen, Relaunch, Target
+from pacsor_tasks.ledger.inventory import NOT_HELD
 from pacsor_tasks.ledger.relaunches import (
-    NOT_HELD,
     Carried,
     Stale,
     delivering_of,

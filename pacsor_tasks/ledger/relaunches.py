@@ -14,27 +14,17 @@ from sqlalchemy import Connection, Select, exists, insert, or_, select, update
 
 from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import schema as t
-from pacsor_tasks.ledger.intake import Intake, NewRun, Relaunch, Target
+from pacsor_tasks.ledger.intake import NewRun, Relaunch, Target
+from pacsor_tasks.ledger.inventory import Inventory
 from pacsor_tasks.ledger.runs import OPEN_DELIVERY, TERMINAL, WAITING_FOR
 from pacsor_tasks.ledger.runs import skip_deliveries as skipping
-from pacsor_tasks.ledger.starts import (
-    AT_CORE,
-    Delivering,
-    Earlier,
-    Fate,
-    Holdings,
-    fate_at,
-    start_of,
-)
+from pacsor_tasks.ledger.starts import Delivering, fate_at, start_of
 from pacsor_tasks.ledger.store import lock_study
-from pacsor_tasks.models import DeliveryState, InstanceOutcome, RunState, Step
+from pacsor_tasks.models import DeliveryState, RunState, Step
 
 WHOLE = Relaunch()
 UNSETTLED = (*OPEN_DELIVERY, DeliveryState.QUARANTINED)
-#: Runs that began there took over what was uploaded and predicted before.
-TAKING_OVER = (Step.POLL, Step.DOWNLOAD, Step.DELIVER)
 REPLACED = "replaced by a relaunch"
-NOT_HELD = "its instances are no longer held: they would have to be sent again"
 
 
 class Carried(NamedTuple):
@@ -55,17 +45,8 @@ class Stale(Conflict):
     """
 
 
-class Relaunches(Intake):
+class Relaunches(Inventory):
     """Creates new runs of studies that are in the ledger."""
-
-    def holdings(self, study_uid: str, cores: Sequence[str]) -> list[Holdings]:
-        """What is there of a study for each core.
-
-        Raises:
-            NotFound: The study is unknown, or retention removed its pixels.
-        """
-        with self.read() as c:
-            return [self._holdings(c, study_uid, core) for core in cores]
 
     def require_not_under_way(self, study_uid: str, core: str, only: str) -> None:
         """No other run is to deliver its results there anyway.
@@ -76,12 +57,6 @@ class Relaunches(Intake):
         with self.read() as c:
             if c.execute(_others(study_uid, core, only, OPEN_DELIVERY)).first() is not None:
                 raise Conflict(_under_way(core, only))
-
-    def result_paths(self, run_id: str) -> list[str]:
-        """Where a run's results are, relative to the spool."""
-        query = select(t.result.c.path).where(t.result.c.run_id == run_id)
-        with self.read() as c:
-            return list(c.execute(query).scalars())
 
     def relaunch(
         self,
@@ -153,68 +128,6 @@ class Relaunches(Intake):
         run_id = self._insert_run(c, new)
         self._take_over(c, results_of, run_id)
         return run_id
-
-    # --- what is there
-
-    def _holdings(self, c: Connection, study_uid: str, core: str) -> Holdings:
-        query = (
-            select(t.instance.c.id, t.instance.c.sop_instance_uid, t.instance.c.revision_id)
-            .join(t.revision, t.revision.c.id == t.instance.c.revision_id)
-            .where(t.revision.c.study_uid == study_uid, t.revision.c.removed_at.is_(None))
-            .order_by(t.revision.c.number, t.instance.c.id)
-        )
-        held = c.execute(query).all()
-        if not held:
-            known = select(t.study.c.study_uid).where(t.study.c.study_uid == study_uid)
-            is_known = c.execute(known).first() is not None
-            raise NotFound(f"study {study_uid}: {NOT_HELD if is_known else 'never received'}")
-        newest = {row.sop_instance_uid: row.id for row in held}
-        fates = self._fates(c, study_uid, core)
-        return Holdings(
-            core=core,
-            revision_id=held[-1].revision_id,
-            fates={i: fates.get(i) for i in sorted(newest.values())},
-            runs=self._earlier(c, study_uid, core),
-        )
-
-    def _fates(self, c: Connection, study_uid: str, core: str) -> dict[int, Fate]:
-        """What the core's latest run that got so far made of each instance.
-
-        What was uploaded once is with the core, though a later run may not have got to it.
-        """
-        of = t.run_instance.c
-        query = (
-            select(of.instance_id, of.outcome, of.reason, of.rule, of.tag, t.run.c.step)
-            .join(t.run, t.run.c.id == of.run_id)
-            .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
-            .order_by(t.run.c.created_at, t.run.c.id)
-        )
-        found: dict[int, Fate] = {}
-        for row in c.execute(query):
-            if row.outcome == InstanceOutcome.PENDING:
-                before = found.get(row.instance_id)
-                if Step(row.step) is Step.FILTER or (before and before.outcome in AT_CORE):
-                    continue
-            found[row.instance_id] = Fate(
-                outcome=InstanceOutcome(row.outcome), reason=row.reason, rule=row.rule, tag=row.tag
-            )
-        return found
-
-    def _earlier(self, c: Connection, study_uid: str, core: str) -> list[Earlier]:
-        uploaded = exists().where(
-            t.run_instance.c.run_id == t.run.c.id,
-            t.run_instance.c.outcome == InstanceOutcome.UPLOADED,
-            or_(t.run.c.from_step.is_(None), t.run.c.from_step.not_in(TAKING_OVER)),
-        )
-        query = (
-            select(t.run.c.id, t.run.c.step, uploaded.label("is_afresh"))
-            .where(t.run.c.study_uid == study_uid, t.run.c.core == core)
-            .order_by(t.run.c.created_at.desc(), t.run.c.id.desc())
-        )
-        return [
-            Earlier(id=row.id, step=Step(row.step), is_afresh=bool(row.is_afresh))
-            for row in c.execute(query)
-        ]
 
     # --- the same again
 
