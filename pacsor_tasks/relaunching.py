@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ LIMIT, MAX_LIMIT = 100, 1000
 #: How often results are looked for while others relaunch the same study.
 TRIES = 5
 WHOLE = Relaunch()
+#: Names; None: all of them.
+Cores = Collection[str] | None
 Publish = Callable[[Sequence[str], Ports], None]
 
 
@@ -106,12 +108,7 @@ def relaunch(
             destination.
         Conflict: The inputs of that step are gone: says which step would do.
     """
-    wish = replace(wish, by=name_of(wish.by or ""))
-    targets = _targets(wish, core, ports)
-    run_ids = _made(study_uid, targets, wish, ports)
-    (publish or launch)(run_ids, ports)
-    log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
-    return run_ids
+    return _relaunched(study_uid, ports, wish, _only(core), publish)
 
 
 def plan(
@@ -122,18 +119,7 @@ def plan(
     Raises:
         NotFound, Conflict: As `relaunch`.
     """
-    targets = _targets(wish, core, ports)
-    there = _holdings(study_uid, targets, ports)
-    for target in targets if wish.only else ():
-        ports.ledger.intake.require_not_under_way(study_uid, target.core, str(wish.only))
-    return [
-        Planned(
-            core=target.core,
-            start=_start(target, holdings, wish, ports),
-            destinations=tuple(name for name, _ in target.destinations),
-        )
-        for target, holdings in zip(targets, there, strict=True)
-    ]
+    return _plan(study_uid, ports, wish, _only(core))
 
 
 def starts(study_uid: str, ports: Ports) -> dict[str, dict[Step, str | None]]:
@@ -167,8 +153,15 @@ def choose(choice: Choice, limit: int, ports: Ports) -> list[Chosen]:
 def plan_many(
     chosen: Sequence[Chosen], ports: Ports, wish: Relaunch = WHOLE, core: str | None = None
 ) -> list[Fared]:
-    """What `relaunch_many` would do, of which nothing is done."""
-    _targets(wish, core, ports)  # no such core or destination: of none of them
+    """What `relaunch_many` would do, of which nothing is done.
+
+    Args:
+        chosen: As `choose` found them.
+        ports: The process's ports.
+        wish: From where, to whom, by whom.
+        core: Only on this one; None: on those by which each study was chosen.
+    """
+    _targets(wish, _only(core), ports)  # no such core or destination: of none of them
     return [_planned(study, ports, wish, core) for study in chosen]
 
 
@@ -185,13 +178,14 @@ def relaunch_many(
         NotFound: There is no such core or destination.
         LedgerUnavailable: Those before are relaunched; by the same key they are not twice.
     """
-    _targets(wish, core, ports)
+    _targets(wish, _only(core), ports)
     fared = []
     for study in chosen:
         done = _planned(study, ports, wish, core)
         if done.refused is None:
             try:
-                run_ids = relaunch(study.study_uid, ports, wish, core, publish)
+                cores = _cores(study, core)
+                run_ids = _relaunched(study.study_uid, ports, wish, cores, publish)
                 done = replace(done, run_ids=run_ids)
             except (Conflict, NotFound) as exc:
                 done = replace(done, refused=str(exc))
@@ -203,16 +197,51 @@ def _planned(study: Chosen, ports: Ports, wish: Relaunch, core: str | None) -> F
     if not study.is_held:
         return Fared(chosen=study, refused=NOT_HELD)
     try:
-        return Fared(chosen=study, planned=plan(study.study_uid, ports, wish, core))
+        return Fared(chosen=study, planned=_plan(study.study_uid, ports, wish, _cores(study, core)))
     except (Conflict, NotFound) as exc:
         return Fared(chosen=study, refused=str(exc))
 
 
-def _targets(wish: Relaunch, core: str | None, ports: Ports) -> list[Target]:
-    targets = [target for target in ports.targets if core in {None, target.core}]
+def _plan(study_uid: str, ports: Ports, wish: Relaunch, cores: Cores) -> list[Planned]:
+    targets = _targets(wish, cores, ports)
+    there = _holdings(study_uid, targets, ports)
+    for target in targets if wish.only else ():
+        ports.ledger.intake.require_not_under_way(study_uid, target.core, str(wish.only))
+    return [
+        Planned(
+            core=target.core,
+            start=_start(target, holdings, wish, ports),
+            destinations=tuple(name for name, _ in target.destinations),
+        )
+        for target, holdings in zip(targets, there, strict=True)
+    ]
+
+
+def _relaunched(
+    study_uid: str, ports: Ports, wish: Relaunch, cores: Cores, publish: Publish | None
+) -> list[str]:
+    wish = replace(wish, by=name_of(wish.by or ""))
+    run_ids = _made(study_uid, _targets(wish, cores, ports), wish, ports)
+    (publish or launch)(run_ids, ports)
+    log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
+    return run_ids
+
+
+def _cores(study: Chosen, core: str | None) -> Cores:
+    """Where a study is meant: what it was chosen by on one core is no reason for the others."""
+    return study.cores if core is None else {core}
+
+
+def _only(core: str | None) -> Cores:
+    return None if core is None else {core}
+
+
+def _targets(wish: Relaunch, cores: Cores, ports: Ports) -> list[Target]:
+    targets = [target for target in ports.targets if cores is None or target.core in cores]
     if not targets:
         names = ", ".join(target.core for target in ports.targets)
-        raise NotFound(f"{core!r} is no configured core: there is {names}")
+        asked = ", ".join(repr(core) for core in sorted(cores or ()))
+        raise NotFound(f"{asked} is no configured core: there is {names}")
     return partial_targets(targets, wish.only)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from pacsor_tasks.ledger import schema as t
 from pacsor_tasks.ledger.reports import REASON
@@ -34,6 +34,11 @@ class Choice:
         given = (self.since, self.until, self.state, self.destination, self.core)
         return bool(self.study_uids) or any(value is not None for value in given)
 
+    @property
+    def is_by_run(self) -> bool:
+        """How a run fared counts, not only when the study came."""
+        return any(value is not None for value in (self.state, self.destination, self.core))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
@@ -43,6 +48,8 @@ class Chosen:
     received_at: float
     #: some of its pixels are
     is_held: bool
+    #: those whose run is what it was chosen by; None: it was chosen by no run, or is named
+    cores: frozenset[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -70,21 +77,40 @@ class Choosing(Store):
             .limit(limit)
         )
         with self.read() as c:
-            return [_chosen(row) for row in c.execute(query).mappings()]
+            rows = c.execute(query).all()
+            cores = _cores(c, choice, [row.study_uid for row in rows])
+        return [
+            Chosen(
+                study_uid=row.study_uid, received_at=row.created_at, is_held=bool(row.is_held),
+                cores=None if cores is None else frozenset(cores[row.study_uid]),
+            )
+            for row in rows
+            if cores is None or cores[row.study_uid]  # else it fared otherwise a moment ago
+        ]  # fmt: skip
 
 
-def _chosen(row: Mapping[Any, Any]) -> Chosen:
-    return Chosen(
-        study_uid=row["study_uid"], received_at=row["created_at"], is_held=bool(row["is_held"])
+def _cores(
+    c: Connection, choice: Choice, study_uids: Sequence[str]
+) -> Mapping[str, set[str]] | None:
+    """By study, the cores whose runs it was chosen by; None: all of them are meant."""
+    if choice.study_uids or not choice.is_by_run:
+        return None
+    found: dict[str, set[str]] = {uid: set() for uid in study_uids}
+    query = select(t.run.c.study_uid, t.run.c.core).where(
+        t.run.c.study_uid.in_(study_uids), *_of_run(choice)
     )
+    for row in c.execute(query):
+        found[row.study_uid].add(row.core)
+    return found
 
 
 def _conditions(choice: Choice) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = [_received(choice).exists()]
     if choice.study_uids:
         found.append(t.study.c.study_uid.in_(choice.study_uids))
-    if choice.state is not None or choice.destination is not None or choice.core is not None:
-        found.append(_run(choice).exists())
+    if choice.is_by_run:
+        run = select(t.run.c.id).where(t.run.c.study_uid == t.study.c.study_uid, *_of_run(choice))
+        found.append(run.exists())
     return found
 
 
@@ -99,17 +125,16 @@ def _received(choice: Choice) -> Select[Any]:
     return query
 
 
-def _run(choice: Choice) -> Select[Any]:
-    query = select(t.run.c.id).where(
-        t.run.c.study_uid == t.study.c.study_uid, is_latest_of_its_core()
-    )
+def _of_run(choice: Choice) -> list[ColumnElement[bool]]:
+    """Of a latest run, what fits."""
+    found = [is_latest_of_its_core()]
     if choice.core is not None:
-        query = query.where(t.run.c.core == choice.core)
+        found.append(t.run.c.core == choice.core)
     if isinstance(choice.state, RunState):
-        query = query.where(t.run.c.state == choice.state)
+        found.append(t.run.c.state == choice.state)
     if choice.destination is not None or isinstance(choice.state, DeliveryState):
-        query = query.where(_delivery(choice).exists())
-    return query
+        found.append(_delivery(choice).exists())
+    return found
 
 
 def _delivery(choice: Choice) -> Select[Any]:
