@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -14,9 +14,11 @@ from pacsor_tasks.ledger import Choice, Chosen, Relaunch, Target
 from pacsor_tasks.ledger.inventory import NOT_HELD
 from pacsor_tasks.ledger.relaunches import (
     Carried,
+    Made,
     Stale,
     delivering_of,
     partial_targets,
+    require_any,
 )
 from pacsor_tasks.ledger.starts import STARTS, Holdings, start_of, why_not
 from pacsor_tasks.models import Step
@@ -49,6 +51,14 @@ class Planned:
         return {"core": self.core, "from": self.start, "destinations": list(self.destinations)}
 
 
+class Plan(NamedTuple):
+    """What a relaunch of a study would do."""
+
+    planned: list[Planned]
+    #: by core, why it cannot be there
+    refused_on: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fared:
     """What became, or would become, of one of the studies chosen."""
@@ -56,6 +66,8 @@ class Fared:
     chosen: Chosen
     planned: Sequence[Planned] = ()
     run_ids: Sequence[str] = ()
+    #: by core, why it is not relaunched there, though on another one it is
+    refused_on: Mapping[str, str] = field(default_factory=dict)
     #: why it is not relaunched
     refused: str | None = None
 
@@ -65,6 +77,7 @@ class Fared:
             **self.chosen.to_json(),
             "runs": [planned.to_json() for planned in self.planned],
             "run_ids": list(self.run_ids),
+            "refused_on": dict(self.refused_on),
             "refused": self.refused,
         }
 
@@ -88,7 +101,7 @@ def relaunch(
     wish: Relaunch = WHOLE,
     core: str | None = None,
     publish: Publish | None = None,
-) -> list[str]:
+) -> Made:
     """Send a study through its cores again, or through one, from a step on.
 
     With the broker away the runs stand in the ledger all the same, and the sweep launches them.
@@ -97,23 +110,23 @@ def relaunch(
         study_uid: StudyInstanceUID.
         ports: The process's ports.
         wish: From where, to whom, by whom.
-        core: Only on this one; None: on all.
+        core: Only on this one; None: on all that can.
         publish: Instead of the broker.
 
     Returns:
-        The ids of the new runs, one per core.
+        The new runs, or those that were asked for by the same key before; and why it cannot be on
+        a core, while on others it can.
 
     Raises:
         NotFound: The study was never received or is no longer held, or there is no such core or
             destination.
-        Conflict: The inputs of that step are gone: says which step would do.
+        Conflict: On no core it can be: the inputs of that step are gone, says which step would do;
+            or the one destination gets the results anyway.
     """
     return _relaunched(study_uid, ports, wish, _only(core), publish)
 
 
-def plan(
-    study_uid: str, ports: Ports, wish: Relaunch = WHOLE, core: str | None = None
-) -> list[Planned]:
+def plan(study_uid: str, ports: Ports, wish: Relaunch = WHOLE, core: str | None = None) -> Plan:
     """What `relaunch` would do, of which nothing is done.
 
     Raises:
@@ -185,8 +198,8 @@ def relaunch_many(
         if done.refused is None:
             try:
                 cores = _cores(study, core)
-                run_ids = _relaunched(study.study_uid, ports, wish, cores, publish)
-                done = replace(done, run_ids=run_ids)
+                made = _relaunched(study.study_uid, ports, wish, cores, publish)
+                done = replace(done, run_ids=made.run_ids, refused_on=made.refused_on)
             except (Conflict, NotFound) as exc:
                 done = replace(done, refused=str(exc))
         fared.append(done)
@@ -194,37 +207,58 @@ def relaunch_many(
 
 
 def _planned(study: Chosen, ports: Ports, wish: Relaunch, core: str | None) -> Fared:
+    known = ports.ledger.intake.asked_before(study.study_uid, wish.key)
+    if known:
+        return Fared(chosen=study, run_ids=known)
     if not study.is_held:
         return Fared(chosen=study, refused=NOT_HELD)
     try:
-        return Fared(chosen=study, planned=_plan(study.study_uid, ports, wish, _cores(study, core)))
+        found = _plan(study.study_uid, ports, wish, _cores(study, core))
     except (Conflict, NotFound) as exc:
         return Fared(chosen=study, refused=str(exc))
+    return Fared(chosen=study, planned=found.planned, refused_on=found.refused_on)
 
 
-def _plan(study_uid: str, ports: Ports, wish: Relaunch, cores: Cores) -> list[Planned]:
+def _plan(study_uid: str, ports: Ports, wish: Relaunch, cores: Cores) -> Plan:
     targets = _targets(wish, cores, ports)
-    there = _holdings(study_uid, targets, ports)
-    for target in targets if wish.only else ():
-        ports.ledger.intake.require_not_under_way(study_uid, target.core, str(wish.only))
-    return [
-        Planned(
-            core=target.core,
-            start=_start(target, holdings, wish, ports),
-            destinations=tuple(name for name, _ in target.destinations),
-        )
-        for target, holdings in zip(targets, there, strict=True)
-    ]
+    found = Plan([], {})
+    for target, there in zip(targets, _holdings(study_uid, targets, ports), strict=True):
+        try:
+            found.planned.append(_planned_on(target, there, study_uid, wish, ports))
+        except Conflict as exc:
+            found.refused_on[target.core] = str(exc)
+    require_any(found.planned, found.refused_on)
+    return found
+
+
+def _planned_on(
+    target: Target, there: Holdings, study_uid: str, wish: Relaunch, ports: Ports
+) -> Planned:
+    delivering = delivering_of(target, results_held=carrying.are_held(there, ports))
+    start = start_of(wish.from_step, there, delivering, is_partial=wish.only is not None)
+    if wish.only is not None:
+        ports.ledger.intake.require_not_under_way(study_uid, target.core, wish.only)
+    return Planned(
+        core=target.core, start=start, destinations=tuple(name for name, _ in target.destinations)
+    )
 
 
 def _relaunched(
     study_uid: str, ports: Ports, wish: Relaunch, cores: Cores, publish: Publish | None
-) -> list[str]:
-    wish = replace(wish, by=name_of(wish.by or ""))
-    run_ids = _made(study_uid, _targets(wish, cores, ports), wish, ports)
-    (publish or launch)(run_ids, ports)
-    log.info("study.relaunched", study_uid=study_uid, run_ids=run_ids, only=wish.only)
-    return run_ids
+) -> Made:
+    # By the key before anything else: what it needed then may be gone by now.
+    known = ports.ledger.intake.asked_before(study_uid, wish.key)
+    if known:
+        made = Made(known, {})
+    else:
+        wish = replace(wish, by=name_of(wish.by or ""))
+        made = _made(study_uid, _targets(wish, cores, ports), wish, ports)
+    (publish or launch)(made.run_ids, ports)
+    log.info(
+        "study.relaunched", study_uid=study_uid, run_ids=made.run_ids, only=wish.only,
+        refused_on=made.refused_on,
+    )  # fmt: skip
+    return made
 
 
 def _cores(study: Chosen, core: str | None) -> Cores:
@@ -249,27 +283,22 @@ def _holdings(study_uid: str, targets: Sequence[Target], ports: Ports) -> list[H
     return ports.ledger.intake.holdings(study_uid, [target.core for target in targets])
 
 
-def _start(target: Target, holdings: Holdings, wish: Relaunch, ports: Ports) -> Step:
-    delivering = delivering_of(target, results_held=carrying.are_held(holdings, ports))
-    return start_of(wish.from_step, holdings, delivering, is_partial=wish.only is not None)
-
-
-def _made(study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports) -> list[str]:
+def _made(study_uid: str, targets: Sequence[Target], wish: Relaunch, ports: Ports) -> Made:
     """The new runs. Results are looked for again when others changed the study meanwhile."""
     tries_left = TRIES
     while True:
         carried = _carry(study_uid, targets, wish, ports)
         tries_left -= 1
         try:
-            run_ids = ports.ledger.intake.relaunch(study_uid, targets, wish, carried)
+            made = ports.ledger.intake.relaunch_where_possible(study_uid, targets, wish, carried)
         except (Conflict, NotFound) as exc:
             # Not when the ledger went away: it may have them. Retention removes what is nobody's.
             carrying.drop(carried.values(), (), ports)
             if not isinstance(exc, Stale) or not tries_left:
                 raise
         else:
-            carrying.drop(carried.values(), run_ids, ports)
-            return run_ids
+            carrying.drop(carried.values(), made.run_ids, ports)
+            return made
 
 
 def _carry(

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from pacsor_tasks.admin.health import Report
 from pacsor_tasks.hl7_config import Hl7Config
 from pacsor_tasks.ledger import Relaunch
+from pacsor_tasks.ledger.relaunches import Made
 from pacsor_tasks.ledger.studies import Studies
 from pacsor_tasks.ports import Ports
 from pacsor_tasks.receiving import Receiving
@@ -36,8 +37,8 @@ class AdminDeps:
     studies: Studies
     #: what is in the spool but not in the ledger yet
     receiving: Receiving
-    #: (study UID, wish, core) → the ids of its new runs, as `relaunching.relaunch`
-    relaunch: Callable[[str, Relaunch, str | None], list[str]]
+    #: (study UID, wish, core) → its new runs, as `relaunching.relaunch`
+    relaunch: Callable[[str, Relaunch, str | None], Made]
     #: closes a study that is being received; NotFound when none is
     complete: Callable[[str], None]
     health: Callable[[], Report]

@@ -116,9 +116,16 @@ def study(
     is_held = any(r["removed_at"] is None and r["instances"] for r in found["revisions"])
     return render(
         request, "study.html", study=found, event_id=event_id, relaunched=relaunched,
+        not_on=_not_on(request, deps),
         is_held=is_held, arrivals=arrivals, completed=completed, done=_done(request),
         reroutes=lambda run, delivery: peers.reroutes(deps.ports, run, delivery),
     )  # fmt: skip
+
+
+def _not_on(request: Request, deps: AdminDeps) -> list[str]:
+    """The cores on which the study was not relaunched; never what only the address says."""
+    told = request.query_params.getlist("not_on")
+    return [target.core for target in deps.ports.targets if target.core in told]
 
 
 @router.get("/destinations", response_class=HTMLResponse)

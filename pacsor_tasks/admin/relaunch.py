@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -135,19 +135,21 @@ def _complete(given: Again, operator: str, key: str) -> Wanted:
 @api.post("/relaunch/{study_uid}", status_code=202)
 def relaunch(
     deps: Deps, study_uid: StudyUid, wanted: Annotated[Wanted, Depends(_wanted_in_body)]
-) -> dict[str, list[str]]:
+) -> dict[str, Any]:
     """Send a study through its cores again, or from a step on: 202 with the ids of the new runs.
+
+    `refused_on` says by core why it cannot be there, though on another one it can.
 
     404 when it is unknown or no longer held; 409 when the inputs of that step are gone, with the
     step that would do. The same `Idempotency-Key` relaunches once, however often it is sent.
     """
-    return {"run_ids": deps.relaunch(study_uid, *wanted)}
+    return deps.relaunch(study_uid, *wanted)._asdict()
 
 
 @api.get("/relaunch/{study_uid}", status_code=202, include_in_schema=False, response_model=None)
 def relaunch_by_get(
     request: Request, deps: Deps, study_uid: StudyUid, wanted: Annotated[Wanted, Depends(_wanted)]
-) -> dict[str, list[str]] | Response:
+) -> dict[str, Any] | Response:
     """PACSOR's own way. A program is obeyed; a browser is asked first, unless the site says not to.
 
     A browser fetches addresses on its own account: to look ahead, to restore its tabs.
@@ -155,7 +157,7 @@ def relaunch_by_get(
     if "prefetch" in request.headers.get("sec-purpose", ""):
         raise HTTPException(405, "not ahead of being asked", headers={"Allow": "POST"})
     if deps.allow_get_relaunch or is_program(request):
-        return {"run_ids": deps.relaunch(study_uid, *wanted)}
+        return deps.relaunch(study_uid, *wanted)._asdict()
     if "text/html" in request.headers.get("accept", ""):
         query = f"?{request.url.query}" if request.url.query else ""
         return RedirectResponse(f"/studies/{study_uid}/relaunch{query}", status_code=303)
@@ -225,8 +227,9 @@ def ask(
 def do(deps: Deps, study_uid: StudyUid, form: Filled) -> Response:
     """The relaunch button or form without JavaScript."""
     given = _valid(Again, form)
-    run_ids = deps.relaunch(study_uid, given.wish(), given.core or None)
-    back = f"/studies/{study_uid}?relaunched={len(run_ids)}"
+    made = deps.relaunch(study_uid, given.wish(), given.core or None)
+    told = urlencode([("relaunched", len(made.run_ids)), *(("not_on", c) for c in made.refused_on)])
+    back = f"/studies/{study_uid}?{told}"
     return remember_name(RedirectResponse(back, status_code=303), given.by)
 
 

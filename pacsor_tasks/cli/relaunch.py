@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def relaunch(study_uids: tuple[str, ...], **given: Any) -> None:
     Without --from a relaunch begins at the filters; with --only and without --from, as late as what
     is still held allows. Studies are named, or chosen by when they came and how they fared: those
     are listed and asked about first. Prints the ids of the new runs. Exit status 1 when one of the
-    studies could not be relaunched.
+    studies could not be relaunched, or not on one of its cores.
     """
     from pacsor_tasks import relaunching
     from pacsor_tasks.ledger import Relaunch
@@ -64,8 +64,12 @@ def relaunch(study_uids: tuple[str, ...], **given: Any) -> None:
     choice = _choice(study_uids, given)
     with opened() as ports:
         if len(study_uids) == 1 and not (given["dry_run"] or given["as_json"] or _chooses(given)):
-            for run_id in relaunching.relaunch(study_uids[0], ports, wish, given["core"]):
+            made = relaunching.relaunch(study_uids[0], ports, wish, given["core"])
+            for run_id in made.run_ids:
                 click.echo(run_id)
+            _tell_refused_on(study_uids[0], made.refused_on)
+            if made.refused_on:
+                sys.exit(1)
             return
         _many(choice, wish, given, ports)
 
@@ -92,7 +96,7 @@ def _many(choice: Choice, wish: Relaunch, given: dict[str, Any], ports: Ports) -
         )
     fared = relaunching.relaunch_many(chosen, ports, wish, core)
     _tell(fared, given["as_json"], is_dry=False)
-    sys.exit(1 if any(one.refused for one in fared) else 0)
+    sys.exit(1 if any(one.refused or one.refused_on for one in fared) else 0)
 
 
 def _tell(fared: Sequence[Fared], as_json: bool, *, is_dry: bool, to_stderr: bool = False) -> None:
@@ -107,6 +111,7 @@ def _tell(fared: Sequence[Fared], as_json: bool, *, is_dry: bool, to_stderr: boo
                 click.echo(run_id)
             if one.refused:
                 click.echo(f"pacsor: {_without_uid(one)}", err=True)
+            _tell_refused_on(one.chosen.study_uid, one.refused_on)
     n = sum(one.refused is None for one in fared)
     would = "would be" if is_dry else ("is" if n == 1 else "are")
     rest = f", {len(fared) - n} cannot be" if n < len(fared) else ""
@@ -128,11 +133,18 @@ def _list(fared: Sequence[Fared], *, to_stderr: bool) -> None:
         )
         why = (one.refused or "").removeprefix(f"study {one.chosen.study_uid}: ")
         told = Text(f"not: {why}", "red") if one.refused else Text(what)
+        for core, reason in one.refused_on.items():
+            told.append(f"; not on {core}: {reason}", "red")
         table.add_row(local_time(shown["received_at"]), one.chosen.study_uid, told)
     console = make_console()
     console.stderr = to_stderr
     if fared:
         console.print(table)
+
+
+def _tell_refused_on(study_uid: str, refused_on: Mapping[str, str]) -> None:
+    for core, why in refused_on.items():
+        click.echo(f"pacsor: study {study_uid}: not on {core}: {why}", err=True)
 
 
 def _without_uid(one: Fared) -> str:

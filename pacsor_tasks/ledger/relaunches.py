@@ -38,6 +38,15 @@ class Carried(NamedTuple):
     run_id: str = ""
 
 
+class Made(NamedTuple):
+    """What became of a relaunch."""
+
+    #: of the new runs, one per core
+    run_ids: list[str]
+    #: by core, why it cannot be there
+    refused_on: dict[str, str]
+
+
 class Stale(Conflict):
     """What was found on disk counts no longer: the study's runs changed meanwhile. Look again.
 
@@ -58,6 +67,13 @@ class Relaunches(Inventory):
             if c.execute(_others(study_uid, core, only, OPEN_DELIVERY)).first() is not None:
                 raise Conflict(_under_way(core, only))
 
+    def asked_before(self, study_uid: str, key: str | None) -> list[str]:
+        """The ids of the runs that were asked for by this key, in the order of their cores."""
+        if not key:
+            return []
+        with self.read() as c:
+            return self._asked_before(c, study_uid, key)
+
     def relaunch(
         self,
         study_uid: str,
@@ -65,7 +81,17 @@ class Relaunches(Inventory):
         wish: Relaunch = WHOLE,
         carried: Mapping[str, Carried] | None = None,
     ) -> list[str]:
-        """New runs over what is held of a study, one per core; all or none.
+        """As `relaunch_where_possible`; the ids of the runs alone."""
+        return self.relaunch_where_possible(study_uid, targets, wish, carried).run_ids
+
+    def relaunch_where_possible(
+        self,
+        study_uid: str,
+        targets: Sequence[Target],
+        wish: Relaunch = WHOLE,
+        carried: Mapping[str, Carried] | None = None,
+    ) -> Made:
+        """New runs over what is held of a study, one per core that can, in one transaction.
 
         Safe to repeat: what was asked for by the same key, or has not begun yet, is not made twice.
 
@@ -76,23 +102,31 @@ class Relaunches(Inventory):
             carried: By core, results on disk to begin the deliveries with, if any were found.
 
         Returns:
-            The ids of the runs.
+            The runs, and on which cores it cannot be.
 
         Raises:
             NotFound: The study is unknown, or its pixels are gone; or the destination is.
-            Conflict: The inputs of that step are gone, or the destination gets the results of a run
-                under way.
+            Conflict: On no core it can be: the inputs of that step are gone, or the destination
+                gets the results of a run under way.
             Stale: Results are missing, but `carried` was found before others changed the runs.
         """
         wanted = partial_targets(targets, wish.only)
+        made = Made([], {})
         with self.write() as c:
             lock_study(c, study_uid)
             if wish.key and (known := self._asked_before(c, study_uid, wish.key)):
-                return known
-            return [
-                self._relaunch(c, study_uid, target, wish, (carried or {}).get(target.core))
-                for target in wanted
-            ]
+                return Made(known, {})
+            for target in wanted:
+                try:
+                    with c.begin_nested():  # what was written before it was refused is undone
+                        found = (carried or {}).get(target.core)
+                        made.run_ids.append(self._relaunch(c, study_uid, target, wish, found))
+                except Stale:
+                    raise
+                except Conflict as exc:
+                    made.refused_on[target.core] = str(exc)
+            require_any(made.run_ids, made.refused_on)
+        return made
 
     def _relaunch(
         self,
@@ -257,6 +291,16 @@ def _under_way(core: str, only: str) -> str:
         f"{only} gets the results of the run on {core} that is under way: wait for it, retry or"
         " cancel it, or relaunch to every destination"
     )
+
+
+def require_any(possible: Sequence[object], refused_on: Mapping[str, str]) -> None:
+    """A relaunch can be on some core.
+
+    Raises:
+        Conflict: On none; says why for each.
+    """
+    if not possible:
+        raise Conflict("; ".join(refused_on.values()))
 
 
 def partial_targets(targets: Sequence[Target], only: str | None) -> list[Target]:

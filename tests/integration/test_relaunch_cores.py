@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pacsor_tasks import relaunching
+from pacsor_tasks.errors import Conflict, NotFound
 from pacsor_tasks.ledger import Choice, Ledger, Relaunch
-from pacsor_tasks.models import DeliveryState, Run, RunState, Step
+from pacsor_tasks.ledger.relaunches import Made
+from pacsor_tasks.models import DeliveryState, DestinationKind, Run, RunState, Step
 from pacsor_tasks.relaunching import Fared
 from pacsor_tasks.steps.download import download
 from pacsor_tasks.steps.filter import filter_instances
@@ -44,15 +46,26 @@ class Pair(Site):
 
     def through(self, run: Run) -> Run:
         """The run, done and delivered everywhere."""
-        self.api.results_by_command["smarturgences"] = [self.results(run.study_uid, 2)]
-        for step in (filter_instances, upload, poll, download):
-            run = self.do(run, step)
-        run = self.at_deliver(run)
-        for name in ("storescu", "storescu-2", "hl7"):
-            self.end(run, name)
+        self.at_end(self.downloaded(run))
         done = existing(self.ledger, run.id)
         assert done.state is RunState.DONE
         return done
+
+    def downloaded(self, run: Run) -> Run:
+        self.api.results_by_command["smarturgences"] = [self.results(run.study_uid, 2)]
+        for step in (filter_instances, upload, poll, download):
+            run = self.do(run, step)
+        return run
+
+    def delivered_nowhere(self, run: Run) -> Run:
+        """The run, with its results handed to the destinations."""
+        return self.at_deliver(self.downloaded(run))
+
+    def at_end(self, run: Run) -> None:
+        """Delivered everywhere, after the download."""
+        self.at_deliver(run)
+        for name in ("storescu", "storescu-2", "hl7"):
+            self.end(run, name)
 
     def refused(self, run: Run) -> Run:
         """The run, failed at the upload."""
@@ -126,3 +139,88 @@ def test_a_core_that_is_configured_no_more_is_told(pair: Pair):
     fared = pair.many(Choice(state=RunState.FAILED))
     assert fared.refused == "'core1' is no configured core: there is core"
     assert pair.launched == []
+
+
+# --- one core can, the other cannot
+
+
+def asked(pair: Pair, run: Run, **wish: object) -> Made:
+    pair.clock.tick(1)
+    given = Relaunch(**{"by": "ada", **wish})  # type: ignore[arg-type]
+    return relaunching.relaunch(run.study_uid, pair.ports, given, publish=pair.publish)
+
+
+def test_for_one_destination_the_core_that_can_is_relaunched_and_the_other_told(pair: Pair):
+    well, waiting = pair.received_on_both()
+    pair.through(well)
+    made = asked(pair, well, only="storescu")
+    assert pair.cores_of(made.run_ids) == ["core"]
+    assert list(made.refused_on) == ["core1"]
+    assert "gets the results of the run on core1 that is under way" in made.refused_on["core1"]
+    assert existing(pair.ledger, waiting.id).state is RunState.QUEUED
+    assert pair.deliveries(waiting)["storescu"] is DeliveryState.PENDING
+
+
+def test_from_a_step_the_core_that_can_is_relaunched_and_the_other_told(pair: Pair):
+    well, waiting = pair.received_on_both()
+    pair.through(well)
+    made = asked(pair, well, from_step=Step.POLL)
+    assert pair.cores_of(made.run_ids) == ["core"]
+    assert "cannot begin at poll" in made.refused_on["core1"]
+    assert existing(pair.ledger, waiting.id).state is RunState.QUEUED
+
+
+def test_what_was_begun_on_a_core_that_refuses_is_undone(pair: Pair):
+    well, delivering = pair.received_on_both()
+    pair.through(well)
+    pair.delivered_nowhere(delivering)
+    verbs = pair.ledger.verbs
+    verbs.skip_delivery(f"{delivering.id}:storescu", "ada", "not wanted")
+    (_, partial) = asked(pair, well, only="storescu").run_ids
+    pair.at_deliver(existing(pair.ledger, partial))  # it has begun
+    # By now the other run delivers there as well, and the partial one would be replaced.
+    verbs.reroute_delivery(
+        f"{delivering.id}:storescu-2", ("storescu", DestinationKind.STORESCU), "ada"
+    )
+    made = asked(pair, well, only="storescu", from_step=Step.DOWNLOAD)
+    assert pair.cores_of(made.run_ids) == ["core"]
+    assert list(made.refused_on) == ["core1"]
+    assert existing(pair.ledger, partial).state is RunState.DELIVERING
+    assert pair.deliveries(existing(pair.ledger, partial)) == {"storescu": DeliveryState.PENDING}
+
+
+def test_it_is_refused_when_no_core_can_with_the_reason_of_each(pair: Pair):
+    (one, two) = pair.received_on_both()
+    with pytest.raises(Conflict, match=r"on core that is under .*; .* on core1 that is"):
+        asked(pair, one, only="storescu")
+    with pytest.raises(Conflict, match=r"^storescu gets .* on core1 that is under way"):
+        relaunching.relaunch(two.study_uid, pair.ports, Relaunch(only="storescu"), "core1")
+    assert pair.launched == []
+
+
+def test_many_are_told_on_which_cores_they_are_not_relaunched(pair: Pair):
+    well, _ = pair.received_on_both()
+    pair.through(well)
+    fared = pair.many(Choice(since=1.0), only="storescu")
+    assert fared.refused is None
+    assert pair.cores_of(list(fared.run_ids)) == ["core"]
+    assert list(fared.to_json()["refused_on"]) == ["core1"]
+
+
+# --- the same key
+
+
+def test_the_same_key_is_honoured_when_the_inputs_are_gone(pair: Pair):
+    well, ill = pair.received_on_both()
+    pair.through(well)
+    pair.refused(ill)
+    made = asked(pair, well, from_step=Step.DOWNLOAD, key="k")
+    pair.at_end(pair.do(existing(pair.ledger, made.run_ids[0]), download))
+    for revision in pair.ledger.retention.removable(-1):
+        assert pair.ledger.retention.removed(revision)
+    assert asked(pair, well, from_step=Step.DELIVER, key="k") == Made(made.run_ids, {})
+    named = Choice(study_uids=(well.study_uid,))
+    fared = pair.many(named, from_step=Step.DELIVER, key="k")
+    assert (fared.refused, list(fared.run_ids)) == (None, made.run_ids)
+    with pytest.raises(NotFound, match="no longer held"):
+        asked(pair, well, from_step=Step.DELIVER, key="k2")

@@ -50,7 +50,7 @@ class Site(Bench):
     def relaunch(self, study_uid: str, **wish: object) -> list[str]:
         self.clock.tick(1)
         given = Relaunch(**{"by": "ada", **wish})  # type: ignore[arg-type]
-        return relaunching.relaunch(study_uid, self.ports, given, publish=self.publish)
+        return relaunching.relaunch(study_uid, self.ports, given, publish=self.publish).run_ids
 
     def publish(self, run_ids: Sequence[str], ports: Ports) -> None:
         self.launched += run_ids

@@ -249,7 +249,8 @@
 
   function relaunched(said) {
     const n = said.run_ids.length;
-    return `Relaunched: ${n} new ${n === 1 ? "run" : "runs"}.`;
+    const not = Object.entries(said.refused_on).map(([core, why]) => ` Not on ${core}: ${why}.`);
+    return `Relaunched: ${n} new ${n === 1 ? "run" : "runs"}.` + not.join("");
   }
 
   if (relaunchForm && confirm.showModal) {

@@ -1,0 +1,68 @@
+"""What the doors of a relaunch tell, and what they refuse: cores, unknown studies, misspellings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsor_tasks import relaunching
+from tests.support.admin import UID, Admin, new_admin, unpublished
+from tests.support.ledger_seed import PACS, RIS
+
+BOTH = ("core", "core1")
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[Admin]:
+    made = new_admin(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+@pytest.fixture
+def pair(admin: Admin) -> Admin:
+    """Two cores; the study is done on the first, and waits for the second."""
+    (target,) = admin.deps.ports.targets
+    ports = replace(admin.deps.ports, targets=[replace(target, core=core) for core in BOTH])
+    admin.seed.receive(UID, cores=BOTH[1:], destinations=(PACS, RIS))
+    admin.seed.done(UID)
+    deps = replace(
+        admin.deps,
+        ports=ports,
+        relaunch=lambda uid, wish, core: relaunching.relaunch(uid, ports, wish, core, unpublished),
+    )
+    return replace(admin, deps=deps)
+
+
+def runs_of(admin: Admin) -> list[dict[str, Any]]:
+    detail = admin.ledger.studies.detail(UID)
+    assert detail is not None
+    return [run for run in detail["runs"] if run["relaunched"]]
+
+
+def test_the_answer_says_on_which_core_it_is_not_relaunched(pair: Admin) -> None:
+    answer = pair.client().post(f"/relaunch/{UID}?only=storescu")
+    assert answer.status_code == 202
+    assert [run["id"] for run in runs_of(pair)] == answer.json()["run_ids"]
+    assert [run["core"] for run in runs_of(pair)] == ["core"]
+    assert "under way" in answer.json()["refused_on"]["core1"]
+
+
+def test_the_page_says_on_which_core_it_is_not_relaunched(pair: Admin) -> None:
+    http = pair.client()
+    answer = http.post(f"/studies/{UID}/relaunch", data={"only": "storescu"})
+    assert answer.headers["location"] == f"/studies/{UID}?relaunched=1&not_on=core1"
+    assert "Not on core1, where" in http.get(answer.headers["location"]).text
+    made_up = http.get(f"/studies/{UID}?relaunched=1&not_on=call+0800").text
+    assert "0800" not in made_up
+    assert "Not on" not in made_up
+
+
+def test_the_list_says_on_which_core_it_is_not_relaunched(pair: Admin) -> None:
+    page = pair.client().get("/relaunch?since=2020-01-01T00:00&only=storescu").text
+    assert "1 study would be relaunched" in page
+    assert '<span class="core-name">core1</span> <span class="error-text">not: storescu' in page
