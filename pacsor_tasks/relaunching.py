@@ -163,6 +163,19 @@ def choose(choice: Choice, limit: int, ports: Ports) -> list[Chosen]:
     return found
 
 
+def not_found(choice: Choice, chosen: Sequence[Chosen]) -> list[Fared]:
+    """The studies that were named and are not among those chosen, each with that reason."""
+    found = {study.study_uid for study in chosen}
+    return [
+        Fared(
+            chosen=Chosen(study_uid=study_uid, received_at=None, is_held=False),
+            refused=f"study {study_uid}: never received, or not meant",
+        )
+        for study_uid in dict.fromkeys(choice.study_uids)
+        if study_uid not in found
+    ]
+
+
 def plan_many(
     chosen: Sequence[Chosen], ports: Ports, wish: Relaunch = WHOLE, core: str | None = None
 ) -> list[Fared]:

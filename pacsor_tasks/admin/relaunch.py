@@ -178,11 +178,14 @@ def relaunch_many(
 ) -> dict[str, Any]:
     """List the studies that are meant and what would be done (200); `dry_run: false` does it (202).
 
-    409 when more than `limit` are meant, or nothing is chosen by.
+    409 when more than `limit` are meant, or nothing is chosen by. Studies that are named and were
+    never received are among the refused.
     """
     wanted = _complete(body, operator, key)
-    chosen = relaunching.choose(body.choice(), body.limit, deps.ports)
+    choice = body.choice()
+    chosen = relaunching.choose(choice, body.limit, deps.ports)
     fared = _fared(chosen, wanted, deps, is_dry=body.dry_run)
+    fared += relaunching.not_found(choice, chosen)
     response.status_code = 200 if body.dry_run else 202
     return {
         "dry_run": body.dry_run,

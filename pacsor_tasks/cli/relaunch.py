@@ -79,7 +79,7 @@ def _many(choice: Choice, wish: Relaunch, given: dict[str, Any], ports: Ports) -
 
     core = given["core"]
     chosen = relaunching.choose(choice, given["limit"], ports)
-    if unknown := set(choice.study_uids) - {study.study_uid for study in chosen}:
+    if unknown := [one.chosen.study_uid for one in relaunching.not_found(choice, chosen)]:
         raise NotFound(f"never received, or not meant: {', '.join(sorted(unknown))}")
     planned = relaunching.plan_many(chosen, ports, wish, core)
     possible = [fared for fared in planned if fared.refused is None]

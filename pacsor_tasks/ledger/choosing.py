@@ -45,7 +45,8 @@ class Chosen:
     """A study that is meant."""
 
     study_uid: str
-    received_at: float
+    #: None: never
+    received_at: float | None
     #: some of its pixels are
     is_held: bool
     #: those whose run is what it was chosen by; None: it was chosen by no run, or is named

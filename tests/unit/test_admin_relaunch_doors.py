@@ -66,3 +66,19 @@ def test_the_list_says_on_which_core_it_is_not_relaunched(pair: Admin) -> None:
     page = pair.client().get("/relaunch?since=2020-01-01T00:00&only=storescu").text
     assert "1 study would be relaunched" in page
     assert '<span class="core-name">core1</span> <span class="error-text">not: storescu' in page
+
+
+# --- studies that nobody knows
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_studies_that_were_never_received_are_told(admin: Admin, dry_run: bool) -> None:
+    admin.seed.done(UID)
+    wish = {"study_uids": ["1.2.3", UID, "1.2.3"], "dry_run": dry_run}
+    answer = admin.client().post("/api/relaunch", json=wish).json()
+    assert (answer["possible" if dry_run else "relaunched"], answer["refused"]) == (1, 1)
+    known, unknown = answer["studies"]
+    assert (known["study_instance_uid"], known["refused"]) == (UID, None)
+    assert unknown["study_instance_uid"] == "1.2.3"
+    assert unknown["received_at"] is None
+    assert unknown["refused"] == "study 1.2.3: never received, or not meant"
