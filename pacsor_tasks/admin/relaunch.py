@@ -33,7 +33,8 @@ M = TypeVar("M", bound=BaseModel)
 class Again(BaseModel):
     """How a relaunch is wanted; all of it may be left out."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    # Misspelt, a name would be left out, and the relaunch be of everything.
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     start: str = Field("", alias="from", max_length=16, description="|".join(STARTS))
     only: str = Field("", max_length=64, description="The one destination to deliver to")
@@ -129,6 +130,17 @@ def _complete(given: Again, operator: str, key: str) -> Wanted:
     return Wanted(given.model_copy(update=known).wish(), given.core or None)
 
 
+def _no_query(request: Request) -> None:
+    """What is said in the address would be ignored where the body says it all.
+
+    Raises:
+        HTTPException: Something is said there.
+    """
+    if request.query_params:
+        names = ", ".join(request.query_params)
+        raise HTTPException(422, f"{names}: to be said in the body, not in the address")
+
+
 # --- for programs
 
 
@@ -172,7 +184,7 @@ def starts(deps: Deps, study_uid: StudyUid) -> dict[str, Any]:
     return {"study_instance_uid": study_uid, "cores": relaunching.starts(study_uid, deps.ports)}
 
 
-@api.post("/api/relaunch")
+@api.post("/api/relaunch", dependencies=[Depends(_no_query)])
 def relaunch_many(
     response: Response, deps: Deps, body: Many, operator: Operator = "", key: Key = ""
 ) -> dict[str, Any]:
@@ -226,7 +238,7 @@ def ask(
     )  # fmt: skip
 
 
-@pages.post("/studies/{study_uid}/relaunch")
+@pages.post("/studies/{study_uid}/relaunch", dependencies=[Depends(_no_query)])
 def do(deps: Deps, study_uid: StudyUid, form: Filled) -> Response:
     """The relaunch button or form without JavaScript."""
     given = _valid(Again, form)
@@ -243,12 +255,13 @@ def ask_many(request: Request, deps: Deps) -> Response:
     return _many_page(request, deps, given, is_dry=True)
 
 
-@pages.post("/relaunch", response_class=HTMLResponse)
+@pages.post("/relaunch", response_class=HTMLResponse, dependencies=[Depends(_no_query)])
 def do_many(request: Request, deps: Deps, form: Filled) -> Response:
     """What the list said, if it says the same still."""
+    expected = form.pop("expected", None)
     given = _valid(Many, form)
     chosen = relaunching.choose(given.choice(), given.limit, deps.ports)
-    if str(len(chosen)) != form.get("expected"):
+    if str(len(chosen)) != expected:
         raise Conflict(f"{len(chosen)} studies are meant by now: look at the list again")
     answer = _many_page(request, deps, given, is_dry=False)
     return remember_name(answer, given.by)

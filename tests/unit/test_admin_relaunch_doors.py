@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pacsor_tasks import relaunching
-from tests.support.admin import UID, Admin, new_admin, unpublished
+from tests.support.admin import HTML, UID, Admin, new_admin, unpublished
 from tests.support.ledger_seed import PACS, RIS
 
 BOTH = ("core", "core1")
@@ -82,3 +82,55 @@ def test_studies_that_were_never_received_are_told(admin: Admin, dry_run: bool) 
     assert unknown["study_instance_uid"] == "1.2.3"
     assert unknown["received_at"] is None
     assert unknown["refused"] == "study 1.2.3: never received, or not meant"
+
+
+# --- what is misspelt would be a relaunch of everything
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_name_in_the_address_that_is_none_is_refused(admin: Admin, method: str) -> None:
+    admin.seed.done(UID)
+    answer = admin.client().request(method, f"/relaunch/{UID}?form=deliver")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422, "form: Extra inputs are not permitted",
+    )  # fmt: skip
+    assert runs_of(admin) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        (f"/relaunch/{UID}", {"fromm": "deliver"}),
+        ("/api/relaunch", {"study_uids": [UID], "dry_run": False, "fromm": "deliver"}),
+    ],
+)
+def test_a_name_in_the_body_that_is_none_is_refused(
+    admin: Admin, address: str, body: dict[str, Any]
+) -> None:
+    admin.seed.done(UID)
+    answer = admin.client().post(address, json=body)
+    assert (answer.status_code, "fromm: " in answer.json()["detail"]) == (422, True)
+    assert runs_of(admin) == []
+
+
+def test_what_is_said_in_the_address_is_not_ignored_where_the_body_counts(admin: Admin) -> None:
+    admin.seed.done(UID)
+    http = admin.client()
+    wish = {"study_uids": [UID], "dry_run": False}
+    answer = http.post("/api/relaunch?from=deliver", json=wish)
+    said = "from: to be said in the body, not in the address"
+    assert (answer.status_code, answer.json()["detail"]) == (422, said)
+    assert http.post(f"/studies/{UID}/relaunch?from=deliver").status_code == 422
+    assert http.post("/relaunch?from=deliver", data={"limit": "1"}).status_code == 422
+    assert runs_of(admin) == []
+
+
+def test_names_that_are_none_are_refused_by_the_pages_too(admin: Admin) -> None:
+    admin.seed.done(UID)
+    http = admin.client()
+    link = http.get(f"/relaunch/{UID}?form=deliver", headers={"Sec-Fetch-Site": "none", **HTML})
+    assert link.status_code == 422
+    assert http.post(f"/studies/{UID}/relaunch", data={"form": "poll"}).status_code == 422
+    assert http.get(f"/studies/{UID}/relaunch?form=poll", headers=HTML).status_code == 422
+    assert http.get("/relaunch?stat=failed", headers=HTML).status_code == 422
+    assert runs_of(admin) == []
