@@ -139,13 +139,14 @@ def relaunch(
     by: str = "celery",
 ) -> None:
     """Send a study through its cores again; from a step on, for one destination, on one core."""
-    wish = Relaunch(
-        from_step=relaunching.start_named(from_step),
-        only=only,
-        by=by,
-        key=current_task.request.id,  # the same message may come twice
-    )
-    relaunching.relaunch(study_uid, wiring.ports(), wish, core)
+    key = current_task.request.id  # the same message may come twice
+    try:
+        wish = Relaunch(from_step=relaunching.start_named(from_step), only=only, by=by, key=key)
+        relaunching.relaunch(study_uid, wiring.ports(), wish, core)
+    except (NotFound, Conflict) as exc:
+        # Nobody waits for the answer, and Celery would tell of it at a level that is not written.
+        log.warning("relaunch.refused", study_uid=study_uid, error=str(exc))
+        raise
 
 
 @app.task(name="pacsor.retention")

@@ -226,7 +226,7 @@
       const answer = await post(form);
       const said = answer.ok && !form.dataset.action ? null : await answer.json();
       if (!answer.ok) throw new Error(said.detail || answer.statusText);
-      text = success(said);
+      text = success(said) + notOn(answer.url);
     } catch (error) {
       tone = "tone-bad";
       text = `${failed}: ${error.message}`;
@@ -245,6 +245,12 @@
       headers: { Accept: "application/json" },
       body: form.dataset.action ? undefined : new URLSearchParams(new FormData(form)),
     });
+  }
+
+  // The page that a form leads to says in its address on which cores nothing was done.
+  function notOn(address) {
+    const cores = new URL(address).searchParams.getAll("not_on");
+    return cores.length ? ` Not on ${cores.join(", ")}, where it cannot begin or is under way.` : "";
   }
 
   function relaunched(said) {
