@@ -1,9 +1,6 @@
 """DICOM_FILTERS: which instances go to the AI, and by which rule. Pure rules over a header.
 
-What a rule sees of an element is decided in `values`. Patterns are unanchored searches as in RE2,
-run by Python's `re`. What RE2 writes differently (`\\z`, `\\pL`, `[[:alpha:]]`) is refused when the
-settings are read. Unlike RE2, `re` backtracks: a pattern with nested repeats may be slow on long
-values.
+What a rule sees of an element is decided in `values`, what a pattern means in `rules`.
 
 Source: contract §2.4; docs/filters.md.
 """

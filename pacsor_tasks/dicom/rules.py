@@ -1,16 +1,27 @@
 """One rule of DICOM_FILTERS. Apart from its use, so that settings are read without DICOM code.
 
-Source: contract §2.4.
+Patterns are RE2's, as those of PACSOR, which is written in Go: a pattern means here what it meant
+there, and no value makes one run for long. Python's `re` backtracks: `(a+)+$` on sixty letters
+would hold a worker for good.
+
+Source: contract §2.4; https://github.com/google/re2/wiki/Syntax.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import re2
 from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
+
+#: Of one pattern, compiled and with what it keeps between searches: RE2's own default, enough for
+#: `\pL{1,100}`, which is large.
+MAX_PATTERN_BYTES = 8 * 1024 * 1024
+#: How RE2's word on something begins that other engines may have.
+UNKNOWN_TO_RE2 = ("invalid perl operator", "invalid escape sequence")
 
 
 class FilterRule(BaseModel):
@@ -45,12 +56,10 @@ class FilterRule(BaseModel):
     @classmethod
     def _compiles(cls, value: str) -> str:
         try:
-            with warnings.catch_warnings():
-                # [[:alpha:]] is a class in RE2 and something else, with a FutureWarning, in `re`.
-                warnings.simplefilter("error", FutureWarning)
-                re.compile(value)
-        except (re.error, FutureWarning) as exc:
-            raise ValueError(f"pattern {value!r} is not a regular expression: {exc}") from exc
+            _compiled(value)
+        except (re2.error, UnicodeError) as exc:
+            reason = _words(exc)
+            raise ValueError(f"pattern {value!r} is not a regular expression: {reason}") from None
         return value
 
     def skips(self, values: Sequence[str] | None) -> bool:
@@ -63,4 +72,31 @@ class FilterRule(BaseModel):
 
     def matches(self, values: Sequence[str]) -> bool:
         """Whether the pattern is found in any of these values; none at all counts as ""."""
-        return any(re.search(self.pattern, value) for value in values or ("",))
+        search = _compiled(self.pattern).search
+        # A value has no lone surrogates: what does not decode is U+FFFD before it comes here.
+        return any(search(value.encode("utf-8", "replace")) for value in values or ("",))
+
+
+@lru_cache(maxsize=512)
+def _compiled(pattern: str) -> Any:
+    """The pattern, ready. Kept by its text and not in the rule, which goes between processes.
+
+    Raises:
+        re2.error: RE2 has no such pattern.
+        UnicodeError: It is no Unicode text.
+    """
+    options = re2.Options()
+    options.max_mem = MAX_PATTERN_BYTES
+    options.never_capture = True  # nobody asks what a group found: that is faster
+    options.log_errors = False  # to stderr, with the pattern: it may be a patient's name
+    return re2.compile(pattern.encode(), options)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "it holds half of a surrogate pair"
+    said = error.args[0] if error.args else ""
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    if text.startswith(UNKNOWN_TO_RE2):
+        return f"{text} (RE2, PACSOR's syntax, has no look-around, no back-references, no \\Z)"
+    return text
