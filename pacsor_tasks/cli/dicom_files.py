@@ -7,6 +7,7 @@ disk. Names inside an archive are never used as paths.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -82,21 +83,36 @@ def batches(
 
 def _candidates(paths: Iterable[Path], scratch: Path, tally: Tally) -> Iterator[tuple[str, Path]]:
     for path in paths:
-        for file in _files(path):
-            if file.suffix.lower() == ".zip" or (file == path and zipfile.is_zipfile(file)):
+        for file in _files(path, tally):
+            if (problem := _not_a_file(file)) is not None:
+                tally.unreadable.append((str(file), problem))
+            elif file.suffix.lower() == ".zip" or (file == path and zipfile.is_zipfile(file)):
                 yield from _members(file, scratch, tally)
             else:
                 yield str(file), file
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, tally: Tally) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    for directory, names, files in os.walk(path):
+
+    def told(error: OSError) -> None:
+        tally.unreadable.append((str(error.filename), f"cannot be listed: {error.strerror}"))
+
+    for directory, names, files in os.walk(path, onerror=told):
         names.sort()
         for name in sorted(files):
             yield Path(directory, name)
+
+
+def _not_a_file(path: Path) -> str | None:
+    """What keeps it from being opened. To open a named pipe is to wait for who writes to it."""
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None if is_regular else "no regular file"
 
 
 def _members(archive: Path, scratch: Path, tally: Tally) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,9 @@
-"""What `pacsor send` finds in files, directories and archives, and what it leaves out."""
+"""What `pacsor send` and `pacsor filter` find in what they are given, and what they leave out."""
 
 from __future__ import annotations
 
+import os
+import socket
 import zipfile
 from pathlib import Path
 
@@ -111,3 +113,41 @@ def test_one_file_given_twice_is_sent_twice(tmp_path: Path) -> None:
     sources, _ = found(ONE, ONE)
     assert len(sources) == 2
     assert [s.item.key for s in sources] == [0, 1]
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """For the length of its path, which stops root as well."""
+    (tmp_path / "a.dcm").write_bytes(ONE.read_bytes())
+    within = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=within)
+        deeper = os.open("d" * 250, os.O_RDONLY, dir_fd=within)
+        os.close(within)
+        within = deeper
+    os.close(within)
+    sources, tally = found(tmp_path)
+    assert [Path(s.label).name for s in sources] == ["a.dcm"]
+    ((label, reason),) = tally.unreadable
+    assert label.startswith(str(tmp_path / "ddd"))
+    assert reason == "cannot be listed: File name too long"
+
+
+def test_what_is_no_regular_file_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    for name in ("pipe", "pipe.zip"):
+        os.mkfifo(name)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+    Path("gone").symlink_to("nowhere")
+    Path("linked.dcm").symlink_to(ONE)
+    sources, tally = found(tmp_path, Path("pipe"))
+    assert [Path(s.label).name for s in sources] == ["linked.dcm"]
+    assert [(Path(label).name, reason) for label, reason in tally.unreadable] == [
+        ("gone", "No such file or directory"),
+        ("pipe", "no regular file"),
+        ("pipe.zip", "no regular file"),
+        ("socket", "no regular file"),
+        ("pipe", "no regular file"),  # given by its name too
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,12 @@ def test_what_cannot_be_judged_is_told_and_is_a_problem(tmp_path: Path) -> None:
     assert result.stderr == "1 kept, 1 could not be judged, 1 not DICOM, left out\n"
     assert pacsor("filter", tmp_path / "in" / "notes.txt").exit_code == 1
     assert pacsor("filter", tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_named_pipe_beside_good_files_is_told_and_is_a_problem(tmp_path: Path) -> None:
+    good = write_instance(tmp_path / "in", Modality="DX")
+    pipe = tmp_path / "in" / "pipe"
+    os.mkfifo(pipe)
+    result = pacsor("filter", tmp_path / "in")
+    assert sorted(lines(result)) == [f"keep  {good}", f"unreadable  {pipe}  no regular file"]
+    assert result.exit_code == 1
