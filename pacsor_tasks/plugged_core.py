@@ -6,6 +6,7 @@ the pipeline says to stop it, it cannot overhear.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from pacsor_tasks.core_api import (
     UploadItem,
 )
 from pacsor_tasks.errors import BadResponse, PacsorError, PeerUnavailable, Retryable
+from pacsor_tasks.milvue.refusals import clean
 
 log = structlog.get_logger(__name__)
 
@@ -58,14 +60,23 @@ class PluggedCore:
         """As `CoreClient.upload`; what a callback raised is raised, whatever the core made of it.
 
         Raises:
-            BadResponse: The core came back without an error and without having taken everything.
+            BadResponse: The core came back without an error and without having taken everything,
+                or said to have taken what it was not given.
         """
         told = _Told()
-        taken: set[UploadItem] = set()
+        given, taken = set(items), set[UploadItem]()
+
+        def hand_on(item: object) -> None:
+            if not isinstance(item, UploadItem) or item not in given:
+                raise BadResponse(
+                    f"{self._name}: upload() called on_uploaded() with {type(item).__name__}, which"
+                    " is none of its items"
+                )
+            on_uploaded(item)
+            taken.add(item)
 
         def take(item: UploadItem) -> None:
-            told.ask(lambda: on_uploaded(item))
-            taken.add(item)
+            told.ask(lambda: hand_on(item))
 
         def turn() -> None:
             if before_put is not None:
@@ -76,7 +87,7 @@ class PluggedCore:
                 self._client.upload(study_uid, items, take, turn)
         finally:
             told.again()
-        if n_left := len(set(items) - taken):
+        if n_left := len(given - taken):
             raise BadResponse(
                 f"{self._name}: upload() came back and had called on_uploaded() for all but"
                 f" {n_left} of {len(items)} instances"
@@ -86,9 +97,13 @@ class PluggedCore:
         """As `CoreClient.status`."""
         with self._translated("status"):
             answer = self._client.status(study_uid)
-        if isinstance(answer, StudyStatus) and isinstance(answer.state, StudyState):
-            return answer
-        raise self._no("status", answer, "a StudyStatus with a StudyState")
+            if not isinstance(answer, StudyStatus) or not isinstance(answer.state, StudyState):
+                raise self._no("status", answer, "a StudyStatus with a StudyState")
+            return StudyStatus(
+                state=answer.state,
+                version=self._text("status", answer.version),
+                message=self._text("status", answer.message),
+            )
 
     def results(
         self, study_uid: str, command: str, into: Path, params: Mapping[str, str] | None = None
@@ -98,13 +113,13 @@ class PluggedCore:
         into.mkdir(parents=True)
         with self._translated("results"):
             answer = self._client.results(study_uid, command, into, params)
-        if not isinstance(answer, Results) or not isinstance(answer.outcome, Outcome):
-            raise self._no("results", answer, "Results with an Outcome")
-        paths = [_in(into, Path(path)) for path in answer.paths]
-        if None in paths:
-            raise BadResponse(f"{self._name}: results() named what is no file in `into`")
-        found = [path for path in paths if path is not None]
-        return Results(outcome=answer.outcome, paths=found, message=str(answer.message or ""))
+            if not isinstance(answer, Results) or not isinstance(answer.outcome, Outcome):
+                raise self._no("results", answer, "Results with an Outcome")
+            return Results(
+                outcome=answer.outcome,
+                paths=self._files(into, answer.paths),
+                message=self._text("results", answer.message),
+            )
 
     def check(self) -> None:
         """As `CoreClient.check`."""
@@ -144,6 +159,27 @@ class PluggedCore:
                 " worker's log"
             ) from exc
 
+    def _files(self, into: Path, paths: object) -> list[Path]:
+        if not isinstance(paths, list | tuple):
+            raise self._no("results", paths, "a list of paths")
+        found = []
+        for path in paths:
+            if not isinstance(path, str | Path):
+                raise self._no("results", path, "a path, among its paths")
+            file = _in(into, Path(path))
+            if file is None:
+                raise BadResponse(f"{self._name}: results() named what is no file in `into`")
+            found.append(file)
+        return found
+
+    def _text(self, method: str, answer: object) -> str:
+        """What it says, made safe for an event; None is nothing."""
+        if answer is None:
+            return ""
+        if not isinstance(answer, str):
+            raise self._no(method, answer, "a text, as its message or version")
+        return clean(answer)
+
     def _no(self, method: str, answer: object, wanted: str) -> BadResponse:
         return BadResponse(
             f"{self._name}: {method}() answered {type(answer).__name__}, not {wanted}"
@@ -161,7 +197,8 @@ class PluggedCoreWithFindings(PluggedCore):
         """As `GivesFindings.findings`."""
         with self._translated("findings"):
             answer = self._source.findings(study_uid, command, language)
-            if isinstance(answer.model_dump(), Mapping):
+            dump = getattr(answer, "model_dump", None)
+            if callable(dump) and isinstance(dump(), Mapping):
                 return answer
         raise self._no("findings", answer, "findings whose model_dump() is a dict")
 
@@ -226,7 +263,14 @@ class _Told:
 
 def _in(directory: Path, path: Path) -> Path | None:
     """A file of a directory by its path from there; None for anything else."""
-    real, whole = directory.resolve(), path.resolve()
-    if path.is_symlink() or not whole.is_file() or not whole.is_relative_to(real):
+    try:
+        real, whole = directory.resolve(), path.resolve()
+        if path.is_symlink() or not whole.is_file() or not whole.is_relative_to(real):
+            return None
+    except (ValueError, RuntimeError):  # a NUL or half a surrogate pair; links in a circle
+        return None
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
         return None
     return directory / whole.relative_to(real)

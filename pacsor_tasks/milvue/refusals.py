@@ -35,7 +35,11 @@ _BUSY = frozenset({408, 425})
 
 
 def clean(text: str, secret: str = "") -> str:
-    """A peer's text made safe for one line of an event: no queries of URLs, no token, bounded."""
+    """A peer's text made safe for one line of an event: no queries of URLs, no token, bounded.
+
+    Halves of surrogate pairs, which JSON can hold and no ledger, become question marks.
+    """
+    text = text.encode("utf-8", "replace").decode()
     text = _QUERY.sub(r"\1?…", _BLANKS.sub(" ", text).strip())
     if secret:
         text = text.replace(secret, "***")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -92,6 +93,28 @@ def test_a_status_that_is_none_is_a_bad_response(answer: object):
         plugged(lambda: answer).status("1.2")
 
 
+@pytest.mark.parametrize("odd", [object(), b"bytes", 7, ["a", "list"]])
+@pytest.mark.parametrize("field", ["message", "version"])
+def test_a_message_that_is_no_text_is_a_bad_response(tmp_path: Path, field: str, odd: Any):
+    status = StudyStatus(**{"state": StudyState.ERROR, field: odd})
+    with pytest.raises(BadResponse, match=r"^core1 .*: status\(\) answered \w+, not a text"):
+        plugged(lambda: status).status("1.2")
+    if field == "message":
+        results = Results(outcome=Outcome.EMPTY, message=odd)
+        with pytest.raises(BadResponse, match=r"^core1 .*: results\(\) answered \w+, not a text"):
+            plugged(lambda _: results).results("1.2", "results", tmp_path / "into")
+
+
+def test_a_message_is_one_safe_line_and_may_be_none(tmp_path: Path):
+    said = StudyStatus(state=StudyState.ERROR, message="one\ntwo\0 \ud800", version=cast(str, None))
+    assert plugged(lambda: said).status("1.2") == StudyStatus(
+        state=StudyState.ERROR, message="one two ?"
+    )
+    silent = Results(outcome=Outcome.EMPTY, message=cast(str, None))
+    found = plugged(lambda _: silent).results("1.2", "results", tmp_path / "into")
+    assert found == Results(outcome=Outcome.EMPTY)
+
+
 def test_results_come_from_their_folder_which_is_there_and_empty(tmp_path: Path):
     into = tmp_path / "deep" / "into"
     into.mkdir(parents=True)
@@ -106,12 +129,16 @@ def test_results_come_from_their_folder_which_is_there_and_empty(tmp_path: Path)
     assert found.paths == [into / "a.dcm"]
 
 
-@pytest.mark.parametrize("named", ["../secret", "missing.dcm", "link.dcm", "."])
+@pytest.mark.parametrize(
+    "named",
+    ["../secret", "missing.dcm", "link.dcm", "circle", ".", "\0", "a\0b", "\ud800", "x" * 300],
+)
 def test_results_from_elsewhere_are_a_bad_response(tmp_path: Path, named: str):
     (tmp_path / "secret").touch()
 
     def does(folder: Path) -> Results:
         (folder / "link.dcm").symlink_to(tmp_path / "secret")
+        (folder / "circle").symlink_to(folder / "circle")
         return Results(outcome=Outcome.DONE, paths=[folder / named])
 
     with pytest.raises(BadResponse, match="no file in `into`"):
@@ -121,6 +148,15 @@ def test_results_from_elsewhere_are_a_bad_response(tmp_path: Path, named: str):
 def test_results_of_another_shape_are_a_bad_response(tmp_path: Path):
     with pytest.raises(BadResponse, match=r"results\(\) answered list"):
         plugged(lambda folder: [folder]).results("1.2", "results", tmp_path / "into")
+
+
+@pytest.mark.parametrize(
+    "paths", [None, "a.dcm", 7, {"a.dcm": 1}, iter(()), [None], [b"a.dcm"], [7]]
+)
+def test_paths_of_another_type_are_a_bad_response(tmp_path: Path, paths: Any):
+    answer = Results(outcome=Outcome.DONE, paths=paths)
+    with pytest.raises(BadResponse, match=r"^core1 .*: results\(\) answered \w+, not a "):
+        plugged(lambda _: answer).results("1.2", "results", tmp_path / "into")
 
 
 def test_an_upload_tells_of_each_instance_and_takes_its_turns():
@@ -143,6 +179,25 @@ def test_an_upload_that_forgets_instances_does_not_count_as_done():
 
     with pytest.raises(BadResponse, match="for all but 2 of 3 instances"):
         plugged(does).upload("1.2", ITEMS, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "odd", ["foo", None, [], UploadItem(Path("9.dcm"), "1.2.9"), UploadItem(Path("0.dcm"), "1.2.1")]
+)
+def test_a_core_that_tells_of_what_it_was_not_given_is_stopped(odd: Any):
+    told: list[UploadItem] = []
+
+    def does(items: Sequence[UploadItem], take: Any, turn: Any) -> None:
+        with suppress(Exception):  # what a careless core does
+            take(odd)
+        for item in items:
+            take(item)
+
+    with pytest.raises(
+        BadResponse, match=r"^core1 .*: upload\(\) called on_uploaded\(\) with \w+, "
+    ):
+        plugged(does).upload("1.2", ITEMS, told.append)
+    assert told == []
 
 
 def test_a_core_cannot_overhear_that_the_run_was_taken_away():
@@ -177,7 +232,7 @@ def test_only_a_core_with_findings_gives_findings():
     assert isinstance(found, GivesFindings)
     assert found.findings("1.2", "results").model_dump() == {"a": 1}
     core.findings = lambda *_: {"a": 1}  # type: ignore[attr-defined]
-    with pytest.raises(Retryable, match="AttributeError"):
+    with pytest.raises(BadResponse, match=r"findings\(\) answered dict, not findings whose"):
         shielded(cast(CoreClient, core), "c").findings("1.2", "results", "en")  # type: ignore[attr-defined]
 
 
