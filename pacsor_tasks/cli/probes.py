@@ -344,6 +344,7 @@ def _is_ours(name: str, body: bytes) -> bool:
     if name == "FLOWER":
         return body.strip() == b"OK"
     try:
-        return "checks" in json.loads(body)
-    except ValueError:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "checks" in found

@@ -6,6 +6,7 @@ Source: DICOM PS3.18 §10.5.3 and Annex I.2 (Store Instances Response Module), P
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ REFUSED = 0xC000
 ACCEPTED = 202
 #: … or refuses it, perhaps for one of its instances.
 REFUSALS = frozenset({400, 406, 409, 413, 415, 422})
+#: A reason as text: of 16 bits, and `int` takes no text of thousands of digits.
+_DECIMAL = re.compile(r"\s*[0-9]{1,9}\s*")
 
 
 class Said(NamedTuple):
@@ -70,7 +73,7 @@ def lists(body: bytes, sop_instance_uid: str) -> bool:
     """Whether the answer to a search names an instance. Source: DICOM PS3.18 §10.6.3."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     items = found if isinstance(found, list) else []
     return any(
@@ -91,7 +94,7 @@ def _words(reason: int | None) -> str:
 def _object(body: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(body)
-    except ValueError:  # XML from a server that knows no other, a page of a proxy, nothing
+    except (ValueError, RecursionError):  # XML from a server that knows no other, a page, nothing
         return {}
     if isinstance(found, list):  # seen in the field: the data set as an array of one
         found = found[0] if found else {}
@@ -119,7 +122,7 @@ def _uid(item: Mapping[str, Any], tag: str = SOP_INSTANCE_UID) -> str:
 
 def _number(item: Mapping[str, Any], tag: str) -> int | None:
     value = _value(item, tag)
-    if isinstance(value, str) and value.strip().isdecimal():
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
         value = int(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and 0 <= value <= 0xFFFF else None

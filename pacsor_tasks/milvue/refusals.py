@@ -53,7 +53,7 @@ def message_of(body: bytes | bytearray) -> str:
     """
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(answer, dict):
         return ""
@@ -68,8 +68,10 @@ def message_of(body: bytes | bytearray) -> str:
 
 def _validation_line(entry: Mapping[str, Any]) -> str:
     place = entry.get("loc")
-    where = ".".join(str(part) for part in place) if isinstance(place, list) else ""
-    return f"{where}: {entry.get('msg', 'invalid')}" if where else str(entry.get("msg", "invalid"))
+    # No other parts: of a deep list not even the text can be made.
+    parts = [str(p) for p in place if isinstance(p, str | int)] if isinstance(place, list) else []
+    said = entry.get("msg")
+    return ": ".join(filter(None, [".".join(parts), said if isinstance(said, str) else "invalid"]))
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:

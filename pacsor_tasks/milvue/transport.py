@@ -81,7 +81,7 @@ def parse_object(body: bytes | bytearray, what: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadResponse(f"{what}: the answer is not JSON") from None
     if not isinstance(value, dict):
         raise BadResponse(f"{what}: the answer is not a JSON object")

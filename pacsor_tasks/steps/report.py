@@ -75,7 +75,7 @@ def received_report(run_id: str, ports: Ports) -> ReceivedReport | None:
         raise NotFound(f"the received report cannot be read: {exc.strerror}") from exc
     try:
         return received_of(json.loads(content))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadResponse("the received report is damaged") from None
 
 

@@ -202,6 +202,7 @@ def test_check_is_satisfied_by_an_api_that_does_not_know_the_study(reply: Reply)
         (Reply(status=404, body=b'{"detail": "Not Found"}'), BadResponse, "check API_URL"),
         (Reply(status=404, body=b"<html>", content_type="text/html"), BadResponse, "check API_URL"),
         (Reply(body=b"<html>", content_type="text/html"), BadResponse, "not JSON"),
+        (Reply(body=b"[" * 200_000), BadResponse, "not JSON"),
         (Reply(status=301, headers={"Location": "/x"}), BadResponse, "check API_URL"),
         (Reply(status=503), PeerUnavailable, "503"),
     ],

@@ -166,6 +166,8 @@ def test_the_peers_wish_travels_with_the_error(status: int) -> None:
             "body: m; n",
         ),
         (b'{"detail": [{"loc": "x"}]}', "invalid"),
+        (b'{"detail": [{"loc": ["a", 0, [], null], "msg": ["b"]}]}', "a.0: invalid"),
+        (b'{"message": ' + b"[" * 200_000, ""),  # more than a parser takes
         (b'["message"]', ""),
         (b"not json", ""),
         (b"\xff\xfe", ""),
@@ -183,6 +185,7 @@ def test_only_the_message_of_an_error_body_is_kept(body: bytes, message: str) ->
         ("see https://h/p?sig=S&x=1 now", "see https://h/p?… now"),
         ('"http://h:1/p?sig=S"', '"http://h:1/p?…"'),
         ("key s3cret is bad", "key *** is bad"),
+        ("half \ud83e a pair", "half ? a pair"),  # JSON can hold it, a ledger cannot
         ("x" * 1000, "x" * (MESSAGE_LIMIT - 1) + "…"),
     ],
 )

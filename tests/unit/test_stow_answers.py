@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pacsor_tasks.dicomweb.answers import Said, read
+from pacsor_tasks.dicomweb.answers import Said, lists, read
 from tests.support.dicomweb_peers import stored
 
 A, B = "1.2.3", "1.2.4"
@@ -26,6 +26,7 @@ def body(*args: Any, **more: Any) -> bytes:
         (204, b"", {A: 0, B: 0}),
         (200, b"<NativeDicomModel/>", {A: 0, B: 0}),
         (200, b"[]", {A: 0, B: 0}),
+        (200, b"[" * 200_000, {A: 0, B: 0}),
         (200, b'{"00081199": {"Value": "no"}, "00081198": 5}', {A: 0, B: 0}),
         # … but a failure that is named is one, whatever the status
         (200, body({A: None}, {B: 0xA700}), {A: 0, B: 0xA700}),
@@ -38,6 +39,11 @@ def body(*args: Any, **more: Any) -> bytes:
         (409, body({}, {A: 0xA900, B: 0x0122}), {A: 0xA900, B: 0x0122}),
         (409, body({}, {A: 0x0111}), {A: 0x0111}),
         (409, b"busy", {}),
+        (409, b"[" * 200_000, {}),  # more than a parser takes
+        # a number of thousands of digits is none
+        (409, json.dumps({"00081198": {"Value": [
+            {"00081155": {"Value": [A]}, "00081197": {"Value": ["9" * 5000]}}]}}).encode(),
+         {A: 0x0110}),
         (400, b"{}", {}),
         # no reason: it may pass; no warning of that number: it was stored
         (409, json.dumps({"00081198": {"Value": [{"00081155": {"Value": [A]}}]}}).encode(),
@@ -70,6 +76,13 @@ def test_of_a_request_about_one_instance_the_status_says_enough(
     status: int, answer: bytes, says: int
 ):
     assert read(status, answer, {A}) == {A: Said(says)}
+
+
+def test_a_search_finds_the_instance_or_not():
+    found = json.dumps([{}, {"00080018": {"vr": "UI", "Value": [A]}}]).encode()
+    assert lists(found, A)
+    for body_ in (found.replace(b"1.2.3", B.encode()), b"{}", b"<none/>", b"", b"[" * 200_000):
+        assert not lists(body_, A)
 
 
 def test_the_words_are_the_standards():
