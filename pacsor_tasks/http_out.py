@@ -41,7 +41,7 @@ class Endpoint:
     #: value of the Authorization header
     authorization: str | None = field(default=None, repr=False)
     connect_timeout_s: float
-    #: seconds without progress while a body is sent, and again to the answer
+    #: seconds without progress while a body is sent, and again to the end of the answer
     timeout_s: float
     tls: Tls = field(default_factory=Tls)
     #: what its settings begin and end with, for errors: `STOW`, `_2`; "": it is a plain callback
@@ -102,7 +102,9 @@ def session(to: Endpoint) -> Iterator[requests.Session]:
         if to.tls.cert is not None and to.tls.key is not None:
             opened.cert = (str(to.tls.cert), str(to.tls.key))
         opened.proxies = dict(get_environ_proxies(to.url))
-        adapter = PatientAdapter(to.timeout_s, pool_connections=1, pool_maxsize=1)
+        adapter = PatientAdapter(
+            to.timeout_s, pool_connections=1, pool_maxsize=1, answer_timeout_s=to.timeout_s
+        )
         opened.mount("http://", adapter)
         opened.mount("https://", adapter)
         yield opened

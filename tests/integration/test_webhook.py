@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pacsor_tasks.errors import BadResponse, PeerUnavailable, RateLimited, Rejected
-from pacsor_tasks.http_out import Endpoint
+from pacsor_tasks.http_out import Endpoint, exchange, session
 from pacsor_tasks.tls import Tls
 from pacsor_tasks.webhook import RESULTS, Webhook, encoded, post, probe
 from tests.support.certificates import Authority
@@ -98,6 +99,55 @@ def test_a_huge_answer_is_not_read_to_its_end():
     endless = Reply(stream=blocks, announced=1 << 40)
     with answering(endless) as server:
         assert post(hook(server.url), RESULTS, "1", BODY) == 200
+
+
+def trickle(piece: bytes) -> Any:
+    """This for ever, faster than any time limit for a block."""
+
+    def blocks() -> Any:
+        while True:
+            yield piece
+            time.sleep(0.02)
+
+    return blocks
+
+
+TRICKLES = {
+    "status line": Reply(raw=b"HTTP/1.1 2", stream=trickle(b"0")),
+    "headers": Reply(raw=b"HTTP/1.1 200 OK\r\n", stream=trickle(b"x")),
+    "interim answers": Reply(raw=b"", stream=trickle(b"HTTP/1.1 100 Continue\r\n\r\n")),
+    "body": Reply(stream=trickle(b"x"), announced=1 << 20),
+    "body of no length": Reply(raw=b"HTTP/1.1 200 OK\r\n\r\n", stream=trickle(b"x")),
+    "chunks": Reply(stream=trickle(b"1\r\nx\r\n"), chunked=1),
+    "one chunk's head": Reply(stream=trickle(b"0"), chunked=1),
+}
+
+
+@pytest.mark.parametrize("reply", TRICKLES.values(), ids=TRICKLES.keys())
+def test_an_answer_that_trickles_ends_by_the_time_limit(reply: Reply):
+    with answering(reply) as server, pytest.raises(PeerUnavailable, match="no answer in time"):
+        post(hook(server.url, timeout_s=0.5), RESULTS, "1", BODY)
+
+
+def test_over_tls_it_ends_as_well(tmp_path: Path):
+    authority = Authority(tmp_path / "ca")
+    mine = authority.issue("localhost")
+    with (
+        answering(TRICKLES["body"], tls=(mine.certificate, mine.key)) as server,
+        pytest.raises(PeerUnavailable, match="no answer in time"),
+    ):
+        post(hook(server.url, timeout_s=0.5, tls=Tls(ca=authority.certificate)), RESULTS, "1", BODY)
+
+
+def test_each_answer_on_a_kept_connection_has_its_own_time():
+    """Three answers that take less than half of it: all of them would be too late."""
+    slow = Reply(body=b"{}", before=lambda: time.sleep(0.8))
+    with answering(slow) as server:
+        to = hook(server.url, timeout_s=2).endpoint
+        with session(to) as opened:
+            found = [exchange(opened, to, "GET", server.url).body for _ in range(3)]
+        assert server.n_connections == 1
+    assert found == [b"{}"] * 3
 
 
 def test_its_certificate_is_checked(tmp_path: Path):

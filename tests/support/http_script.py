@@ -41,7 +41,7 @@ class Reply:
     #: send by chunks of this size with Transfer-Encoding: chunked
     chunked: int | None = None
     raw: bytes | None = None
-    #: in place of `body`, with `announced` as its length
+    #: in place of `body`, with `announced` as its length; or after `raw`
     stream: Callable[[], Iterator[bytes]] | None = None
     #: reset the connection after what there is to send
     reset: bool = False
@@ -177,6 +177,8 @@ def _body(handler: Any, *, keep: bool) -> bytes:
 def _send(handler: Any, reply: Reply) -> None:
     if reply.raw is not None:
         handler.wfile.write(reply.raw)
+        for block in reply.stream() if reply.stream is not None else ():
+            handler.wfile.write(block)
         handler.close_connection = True
         return
     handler.send_response(reply.status)
