@@ -135,3 +135,22 @@ def test_studies_are_listed_by_the_states_that_the_pages_show(ledger: Ledger) ->
     assert "relaunched" not in shown.stdout
     shown = CliRunner().invoke(cli, ("status", FAILED))
     assert "relaunched from deliver for storescu only" in shown.stdout
+
+
+def test_on_which_core_it_is_not_relaunched_is_told(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADDITIONAL_CORES", "core1")
+    monkeypatch.setenv("API_URL_1", "http://127.0.0.1:9")
+    monkeypatch.setenv("TOKEN_1", "y")
+    told = f"pacsor: study {DONE}: not on core1: a relaunch on core1 cannot begin at poll"
+    one = pacsor(DONE, "--from", "poll")
+    assert (one.exit_code, len(one.stdout.split())) == (1, 1)
+    assert told in one.stderr
+    many = pacsor(DONE, FAILED, "--from", "poll")
+    assert (many.exit_code, len(many.stdout.split())) == (1, 2)
+    assert told in many.stderr
+    listed = pacsor("--since", "2020-01-01", "--from", "poll", "--dry-run")
+    assert "not on core1: a relaunch on core1" in " ".join(listed.stdout.split())
+    by_core = pacsor(DONE, "--from", "poll", "--core", "core")
+    assert (by_core.exit_code, by_core.stderr) == (0, "")
