@@ -196,6 +196,8 @@ def _text(value: Any, vr: str) -> str:
         return ""
     if vr == "FL" and isinstance(value, float):
         return _shortest(value)
+    if vr == "IS":  # of more digits than pydicom's integers have it makes a float: 1e+40
+        value = getattr(value, "original_string", value)
     return value.decode("latin-1") if isinstance(value, bytes | bytearray) else str(value)
 
 

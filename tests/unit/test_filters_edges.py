@@ -89,6 +89,8 @@ ITEM = bytes.fromhex("feff00e000000000")
         # breaks its own VR: as it stands
         (b"IS", b"12.5", ["12.5"]),
         (b"IS", b"twelve", ["twelve"]),
+        (b"IS", b"12345678901234567 ", ["12345678901234567"]),  # more than its 12 characters
+        (b"IS", b"1" + b"0" * 40 + b"\\+07", ["1" + "0" * 40, "+07"]),
         (b"DS", b"1,5 ", ["1,5"]),
         (b"DA", b"yesterday ", ["yesterday"]),
         (b"CS", b"not a code string, and too long", ["not a code string, and too long"]),
