@@ -108,6 +108,8 @@ def _parsed(text: str) -> Sequence[FilterRule]:
     try:
         found: Sequence[FilterRule] = TypeAdapter(FilterRules).validate_python(text)
     except ValidationError as exc:
+        if any(error["type"] == "tuple_type" and not error["loc"] for error in exc.errors()):
+            raise ConfigError("--rules: not a list of rules, [{…}, …]") from exc
         raise ConfigError(f"--rules: {lines(exc)}".replace("\n", "; ")) from exc
     return found
 

@@ -127,6 +127,9 @@ def test_rules_are_tried_before_they_are_set(
         refused = pacsor("filter", "--rules", wrong, path).exception
         assert isinstance(refused, ConfigError)
         assert str(refused).startswith("--rules: ")
+    for no_list in ("null", "5", "{}"):
+        refused = pacsor("filter", "--rules", no_list, path).exception
+        assert str(refused) == "--rules: not a list of rules, [{…}, …]"
     refused = pacsor("filter", "--rules", '[{"tag":1,"pattern":"x"}]', path).exception
     assert str(refused) == (
         '--rules: 0.tag: a tag is written {"group":"HHHH","element":"HHHH"};'
