@@ -69,7 +69,9 @@ def repaired(text: str) -> Filters:
     if not any(_ENDS_IN_DIGITS.search(rule["pattern"]) for rule in rules):
         return Filters(found, problem=LOST_QUOTES)
     meant = [{**rule, "pattern": _PROCESS_NUMBER.sub("$", rule["pattern"])} for rule in rules]
-    is_guess = not any(_ENDS_IN_DIGITS.search(rule["pattern"]) for rule in meant)
+    is_guess = not any(_ENDS_IN_DIGITS.search(rule["pattern"]) for rule in meant) and not _problem(
+        _json(meant)
+    )
     number = f"{LOST_QUOTES}, and a pattern ends in digits that may be a process number for `$$`"
     return Filters(None, _json(meant) if is_guess else None, found, number)
 

@@ -39,7 +39,7 @@ def damaged(*patterns: str) -> str:
         ("^999012348213", None),  # the site's own digits, then 48213
         ("^1234567890148213", None),
         ("^0048213", None),  # no number of a process begins with 0
-        (r"^(A)\x31", None),
+        (r"^(A)\x31", None),  # without its digits it is no pattern
     ],
 )
 def test_a_pattern_that_ends_in_digits_goes_to_a_person(found: str, guess: str | None) -> None:
