@@ -78,6 +78,12 @@ class Settings(DestinationSettings, TechCareSettings, Hl7Settings, ReceptionSett
         description="Destinations in PACSOR's form: the host is the destination's name; a URL with"
         " another host gets plain HTTP callbacks",
     )
+    ALSO_TO_PACS: CommaList = Field(
+        (),
+        description="Destinations beside those of CALLBACK_URLS or DESTINATIONS, so that two"
+        " compose files can add to them; docker-compose.multi-scu.yml sets it",
+    )
+    ALSO_TO_RIS: CommaList = Field((), description="Likewise; docker-compose.hl7.yml sets it")
     DESTINATIONS: CommaList = Field(
         (),
         description="Destinations by name (storescu, storescu-2, hl7, stow, folder, webhook; "

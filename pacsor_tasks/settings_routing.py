@@ -251,6 +251,7 @@ def _core_suffixes(settings: Settings) -> list[str]:
 
 def _given(settings: Settings, suffix: str) -> list[tuple[str, str]]:
     """(the setting, an item of it) of one core, which takes the first one's if it has none."""
+    also = [(n, item) for n in ("ALSO_TO_PACS", "ALSO_TO_RIS") for item in getattr(settings, n)]
     for end in dict.fromkeys((suffix, "")):
         for setting in ("DESTINATIONS", "CALLBACK_URLS"):
             items = (
@@ -259,8 +260,9 @@ def _given(settings: Settings, suffix: str) -> list[tuple[str, str]]:
                 else getattr(settings, setting)
             )
             if items:
-                return [(setting + end, item) for item in items]
-    return []
+                own = [(setting + end, item) for item in items]
+                return own if end else [*own, *also]
+    return also
 
 
 def _host(url: str, source: str) -> str:

@@ -263,7 +263,7 @@ overrides_together() {
   local at study before
   sed -i '/^DESTINATIONS=/d' "$work/.env"
   cat >> "$work/.env" <<EOF
-CALLBACK_URLS=http://storescu:8000,http://hl7:8000
+CALLBACK_URLS=http://storescu:8000
 API_URL_1=http://milvue:8000
 TOKEN_1=demo-token
 PACS_IP_3=pacs

@@ -123,6 +123,12 @@ def test_the_other_pacs_come_to_what_is_delivered_to(
 
 
 @pytest.mark.parametrize("names", [("hl7", "multi-scu"), ("multi-scu", "hl7")])
+def test_both_add_to_what_is_delivered_to(tmp_path: Path, names: tuple[str, ...]) -> None:
+    settings = settings_with(tmp_path, *names, **RIS, **SECOND_PACS, **THIRD_PACS)
+    assert used_destinations(settings) == ("storescu", "storescu-2", "storescu-3", "hl7")
+
+
+@pytest.mark.parametrize("names", [("hl7", "multi-scu"), ("multi-scu", "hl7")])
 def test_what_callback_urls_names_stays_with_any_override(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:

@@ -329,3 +329,26 @@ def test_what_follows_a_hash_is_refused():
 def test_a_core_without_a_destination_is_told_of(given: dict[str, str]):
     _, warnings = load_with_warnings({**REQUIRED, **given}, None)
     assert "core: no destination is named: they go nowhere" in warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "of_core", "of_core1"),
+    [
+        ({}, ("storescu", "storescu-2", "hl7"), ("storescu", "storescu-2", "hl7")),
+        ({"DESTINATIONS": "hl7"}, ("hl7", "storescu-2"), ("hl7", "storescu-2")),
+        ({"DESTINATIONS_1": "storescu"}, ("storescu", "storescu-2", "hl7"), ("storescu",)),
+        ({"CALLBACK_URLS": ","}, ("storescu-2", "hl7"), ("storescu-2", "hl7")),
+    ],
+)
+def test_what_compose_files_add_comes_beside_what_is_named(
+    given: dict[str, str], of_core: tuple[str, ...], of_core1: tuple[str, ...]
+):
+    found = settings(
+        **PACS_2, **CORE_1, **HL7, ALSO_TO_PACS="storescu-2", ALSO_TO_RIS="hl7", **given
+    )
+    assert [core.destinations for core in found.cores.values()] == [of_core, of_core1]
+
+
+def test_what_they_add_has_to_be_a_destination():
+    with pytest.raises(ConfigError, match="ALSO_TO_RIS: unknown destination 'ris'"):
+        settings(ALSO_TO_RIS="ris")
