@@ -101,7 +101,9 @@ def _answer(exc: Exception) -> tuple[int, str, dict[str, str]]:
         return exc.status_code, str(exc.detail), dict(exc.headers or {})
     if isinstance(exc, RequestValidationError):
         first = exc.errors()[0]
-        return 422, f"{first['loc'][-1]}: {first['msg']}", {}
+        is_unknown = first["type"] == "extra_forbidden"
+        said = "there is no such name here" if is_unknown else first["msg"]
+        return 422, f"{first['loc'][-1]}: {said}", {}
     if isinstance(exc, Retryable):
         after = math.ceil(exc.retry_after_s or RETRY_AFTER_S)
         return 503, str(exc), {"Retry-After": str(after)}
