@@ -271,8 +271,6 @@ PACS_PORT_3=11112
 PACS_AET_3=PACS
 WEBPS_PROVIDERS=radio-a
 TCR_API_URL=http://tcr:8000
-PROVIDER_TOKEN=demo-provider
-ORGANIZATION_ID=7
 EOF
   simulated_tcr
   with_overrides hl7 multicore multi-scu webps debug
@@ -308,6 +306,7 @@ a_provider_s_core() {
     docker network create $network > /dev/null
     made_network=$network
   fi
+  printf '%s\n' PROVIDER_TOKEN=demo-provider ORGANIZATION_ID=7 >> "$work/.env"
   with_overrides tcr-core localor
   study=$(send "$work/fifth")
   wait_for "a provider's study" $STUDY_TIMEOUT_S ended "$study" 1 1
