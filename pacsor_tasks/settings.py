@@ -24,7 +24,7 @@ from pacsor_tasks.settings_destinations import DestinationSettings
 from pacsor_tasks.settings_doubts import undecided, unused, without_findings
 from pacsor_tasks.settings_hl7 import Hl7Settings, loadable
 from pacsor_tasks.settings_receiver import ReceptionSettings
-from pacsor_tasks.settings_routing import doubts, kind_in_use
+from pacsor_tasks.settings_routing import core_suffixes, doubts, kind_in_use
 from pacsor_tasks.settings_techcare import TechCareSettings
 from pacsor_tasks.settings_types import (
     CommaList,
@@ -43,7 +43,7 @@ from pacsor_tasks.settings_types import (
     kind_of,
     lines,
 )
-from pacsor_tasks.settings_whole import core_suffixes, shortcomings
+from pacsor_tasks.settings_whole import shortcomings
 
 __all__ = ["Settings", "kind_of", "load", "load_with_warnings"]
 

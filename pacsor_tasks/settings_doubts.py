@@ -5,32 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pacsor_tasks.environment import (
-    NUMBERED,
-    OF_ONE_CORE,
-    OF_ONE_FOLDER,
-    OF_ONE_PACS,
-    OF_ONE_RIS,
-    OF_ONE_STOW,
-    OF_ONE_WEBHOOK,
-)
+from pacsor_tasks.environment import NUMBERED, OF_ONE_CORE
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings_hl7 import DETECTIONS, MEASURES
 from pacsor_tasks.settings_peers import hl7_values, used_destinations
-from pacsor_tasks.settings_routing import number_suffix
+from pacsor_tasks.settings_routing import ADDRESSES, OF_ONE, number_suffix
 from pacsor_tasks.settings_types import kind_of
 
 if TYPE_CHECKING:
     from pacsor_tasks.settings import Settings
-
-#: The settings of one destination of a kind, and the one among them that says where it is.
-_OF_KINDS: dict[DestinationKind, tuple[tuple[str, ...], str]] = {
-    DestinationKind.STORESCU: (OF_ONE_PACS, "PACS_IP"),
-    DestinationKind.HL7: (OF_ONE_RIS, "RIS_HOST_IP"),
-    DestinationKind.STOW: (OF_ONE_STOW, "STOW_URL"),
-    DestinationKind.FOLDER: (OF_ONE_FOLDER, "FOLDER_PATH"),
-    DestinationKind.WEBHOOK: (OF_ONE_WEBHOOK, "WEBHOOK_URL"),
-}
 
 
 def undecided(given: Mapping[str, Any], numbered: Mapping[str, str]) -> list[str]:
@@ -71,7 +54,8 @@ def _unread(settings: Settings, stem: str, number: str, used: Collection[str]) -
         return None if is_read else f"a core reads it with ADDITIONAL_CORES={core}"
     if number == "1":
         return "the first destination has no number, the second has 2"
-    kind, address = next((k, a) for k, (stems, a) in _OF_KINDS.items() if stem in stems)
+    kind = next(kind for kind, stems in OF_ONE.items() if stem in stems)
+    address = ADDRESSES[kind]
     is_said = address == stem or f"{address}_{number}" in settings.NUMBERED
     if is_said or f"{kind}-{number}" in used:
         return None

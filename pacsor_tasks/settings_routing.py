@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pacsor_tasks.dicom.sop_classes import uids_of
+from pacsor_tasks.environment import (
+    OF_ONE_FOLDER,
+    OF_ONE_PACS,
+    OF_ONE_RIS,
+    OF_ONE_STOW,
+    OF_ONE_WEBHOOK,
+)
 from pacsor_tasks.models import DestinationKind, Selection
 from pacsor_tasks.settings_destinations import (
     FolderSettings,
@@ -51,6 +58,14 @@ ADDRESSES: Mapping[DestinationKind, str] = {
     DestinationKind.FOLDER: "FOLDER_PATH",
     DestinationKind.WEBHOOK: "WEBHOOK_URL",
 }
+#: What a destination of each kind may have of its own.
+OF_ONE: Mapping[DestinationKind, tuple[str, ...]] = {
+    DestinationKind.STORESCU: OF_ONE_PACS,
+    DestinationKind.HL7: OF_ONE_RIS,
+    DestinationKind.STOW: OF_ONE_STOW,
+    DestinationKind.FOLDER: OF_ONE_FOLDER,
+    DestinationKind.WEBHOOK: OF_ONE_WEBHOOK,
+}
 #: The ledger's limit.
 NAME_LIMIT = 64
 KNOWN = ", ".join(f"{kind}, {kind}-2, …" for kind in DestinationKind)
@@ -74,6 +89,21 @@ def core_name(suffix: str) -> str:
     return f"core{suffix.removeprefix('_')}"
 
 
+def core_suffixes(settings: Settings) -> dict[str, str]:
+    """The suffix of each core's variables by its name: empty for `core`, `_1` for `core1`.
+
+    Raises:
+        ValueError: One of ADDITIONAL_CORES is no core's name.
+    """
+    found = {"core": ""}
+    for name in settings.ADDITIONAL_CORES:
+        match = re.fullmatch(r"core([1-9][0-9]*)", name)
+        if match is None:
+            raise ValueError(f"ADDITIONAL_CORES: {name!r} is not core1, core2, …")
+        found[name] = f"_{match[1]}"
+    return found
+
+
 def callbacks(settings: Settings) -> dict[str, str]:
     """URLs of CALLBACK_URLS, of any core, whose host is no destination's name; by their names.
 
@@ -81,7 +111,7 @@ def callbacks(settings: Settings) -> dict[str, str]:
         ValueError: One is no URL, or two would have one name.
     """
     found: dict[str, str] = {}
-    for suffix in ("", *_core_suffixes(settings)):
+    for suffix in core_suffixes(settings).values():
         for source, item in _given(settings, suffix):
             if "://" not in item or kind_of(_host(item, source)) is not None:
                 continue
@@ -156,8 +186,7 @@ def doubts(settings: Settings) -> list[str]:
 
     One sentence each.
     """
-    by_core = {name: named(settings, name.removeprefix("core") and f"_{name.removeprefix('core')}")
-               for name in settings.cores}  # fmt: skip
+    by_core = {name: named(settings, suffix) for name, suffix in core_suffixes(settings).items()}
     everybody = tuple(dict.fromkeys(n for names in by_core.values() for n in names))
     found = [line for name in everybody for line in _never_true(settings, name, by_core)]
     found += [line for name in everybody for line in _openness(settings, name)]
@@ -243,10 +272,6 @@ def _condition(settings: Settings, name: str, what: str) -> tuple[str, ...]:
         values_of(GROUPS[kind], settings, settings.NUMBERED, suffix), setting
     )
     return found
-
-
-def _core_suffixes(settings: Settings) -> list[str]:
-    return [f"_{name.removeprefix('core')}" for name in settings.ADDITIONAL_CORES]
 
 
 def _given(settings: Settings, suffix: str) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pacsor_tasks import settings_peers as peers
 from pacsor_tasks import settings_records as records
 from pacsor_tasks.models import DestinationKind
-from pacsor_tasks.settings_routing import kind_in_use
+from pacsor_tasks.settings_routing import core_suffixes, kind_in_use
 from pacsor_tasks.settings_types import CoreSettings, is_loopback
 
 if TYPE_CHECKING:
@@ -23,21 +22,6 @@ _RECORDS: dict[DestinationKind, Callable[[Any, str], Any]] = {
     DestinationKind.HL7: peers.ris,
     DestinationKind.WEBHOOK: records.webhook,
 }
-
-
-def core_suffixes(settings: Settings) -> dict[str, str]:
-    """The suffix of each core's variables by its name: empty for `core`, `_1` for `core1`.
-
-    Raises:
-        ValueError: One of ADDITIONAL_CORES is no core's name.
-    """
-    found = {"core": ""}
-    for name in settings.ADDITIONAL_CORES:
-        match = re.fullmatch(r"core([1-9][0-9]*)", name)
-        if match is None:
-            raise ValueError(f"ADDITIONAL_CORES: {name!r} is not core1, core2, …")
-        found[name] = f"_{match[1]}"
-    return found
 
 
 def shortcomings(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from pacsor_tasks.environment import OF_ONE_CORE
+from pacsor_tasks.settings_routing import OF_ONE
 from pacsor_tasks.settings_types import kind_of
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.validation import COMPLETE
@@ -35,7 +36,7 @@ def settings_for(values: Values, peer: str) -> dict[str, str]:
     elif re.fullmatch("core[0-9]*", peer):
         own = OF_ONE_CORE
     elif (kind := kind_of(peer)) is not None:
-        own = v.OF_ONE[kind]
+        own = OF_ONE[kind]
     else:
         return v.changed(values, PATIENCE)
     names = {*own, *(v.suffixed(name, peer) for name in own)} - _WHERE_RESULTS_GO

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pacsor_tasks.environment import OF_ONE_CORE
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings
+from pacsor_tasks.settings_routing import OF_ONE
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.masking import is_hidden, masked
 from pacsor_tasks.setup.products import PRODUCTS, SUITE
@@ -204,7 +205,7 @@ def default_of(base: str) -> str:
 def _peer(base: str, number: str) -> str:
     if base in OF_ONE_CORE:
         return f"core{number}"
-    return next(f"{kind}-{number}" for kind, of_one in v.OF_ONE.items() if base in of_one)
+    return next(f"{kind}-{number}" for kind, of_one in OF_ONE.items() if base in of_one)
 
 
 def _proposal(base: str, values: Values, around: Surroundings) -> str:

@@ -21,8 +21,9 @@ from pacsor_tasks.environment import (
 )
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
-from pacsor_tasks.settings_types import without_secrets
-from pacsor_tasks.setup.values import OF_ONE, Values, base_of
+from pacsor_tasks.settings_routing import OF_ONE
+from pacsor_tasks.settings_types import HOST, without_secrets
+from pacsor_tasks.setup.values import Values, base_of
 
 #: Stands for whatever has not been answered yet.
 COMPLETE = {
@@ -36,8 +37,6 @@ COMPLETE = {
 #: country.partner.client.site.id; `-` too, as host names have it.
 CLIENT = re.compile(r"[A-Za-z]{2,8}(\.[A-Za-z0-9_-]+){4}")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-HOSTNAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(\.{LABEL})*\.?")
 #: Published ports of one host.
 PORTS = {"PORT": "1040", "ADMIN_PORT": "7000", "FLOWER_PORT": "5555"}
 #: The lowest that PACSOR's wizard takes, or meant to. Source: contract §2.6.
@@ -147,7 +146,7 @@ def _host(text: str) -> str:
             raise ConfigError(f"{text!r} is not an IPv4 address") from None
         if ":" in bare:
             raise ConfigError(f"{text!r} is not an IPv6 address (no port here)") from None
-        if not HOSTNAME.fullmatch(bare):
+        if not HOST.fullmatch(bare):
             raise ConfigError(f"{text!r} is not a host name or address") from None
     return bare
 

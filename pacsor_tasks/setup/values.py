@@ -11,31 +11,16 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
-from pacsor_tasks.environment import (
-    NUMBERED,
-    OF_ONE_CORE,
-    OF_ONE_FOLDER,
-    OF_ONE_PACS,
-    OF_ONE_RIS,
-    OF_ONE_STOW,
-    OF_ONE_WEBHOOK,
-)
+from pacsor_tasks.environment import NUMBERED, OF_ONE_CORE
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings import Settings
+from pacsor_tasks.settings_routing import OF_ONE
 from pacsor_tasks.settings_types import comma_list, kind_of, without_secrets
 from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE, Environment, Product
 
 Values = Mapping[str, str]
 LOCALOR_CLIENT = "local.milvue.localor."
 _BOOLEAN = TypeAdapter(bool)
-#: What a destination of each kind may have of its own.
-OF_ONE = {
-    DestinationKind.STORESCU: OF_ONE_PACS,
-    DestinationKind.HL7: OF_ONE_RIS,
-    DestinationKind.STOW: OF_ONE_STOW,
-    DestinationKind.FOLDER: OF_ONE_FOLDER,
-    DestinationKind.WEBHOOK: OF_ONE_WEBHOOK,
-}
 
 
 def changed(values: Values, changes: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pacsor_tasks.env_file import parse
 from pacsor_tasks.environment import OF_ONE_CORE, normalise
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.settings import Settings, load
+from pacsor_tasks.settings_routing import OF_ONE
 from pacsor_tasks.setup import files
 from pacsor_tasks.setup import values as v
 from pacsor_tasks.setup.document import HEADER, rewritten
@@ -257,7 +258,7 @@ def test_a_peer_can_be_tried_before_the_rest_is_known():
 
 NAMES = sorted(
     {*CATALOGUE, "DICOM_FILTERS", "RIS_TLS_CERT", "ADMIN_HOST", "FLOWER_BASIC_AUTH", "LOG_FORMAT"}
-    | {f"{n}_1" for n in OF_ONE_CORE} | {f"{n}_2" for of_one in v.OF_ONE.values() for n in of_one}
+    | {f"{n}_1" for n in OF_ONE_CORE} | {f"{n}_2" for of_one in OF_ONE.values() for n in of_one}
 )  # fmt: skip
 PLAUSIBLE = [
     "true", "false", "", "suite", "smarttrauma", "techcare-trauma", "localor", "other", "prod",
