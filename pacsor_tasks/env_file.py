@@ -138,22 +138,6 @@ def render(
     return "".join(f"{line}\n" for line in lines)
 
 
-def write(
-    path: Path,
-    values: Mapping[str, str],
-    comments: Mapping[str, str] | None = None,
-    *,
-    header: str = "",
-    is_forced: bool = False,
-) -> None:
-    """Write an env file that only its owner can read; see `render`.
-
-    Raises:
-        ConfigError: A value cannot be written, or see `write_private`.
-    """
-    write_private(path, render(values, comments, header), is_forced=is_forced)
-
-
 def write_private(path: Path, text: str, *, is_forced: bool = False) -> None:
     """Write a file that only its owner can read: whole or not at all, never wider for a moment.
 
@@ -166,16 +150,28 @@ def write_private(path: Path, text: str, *, is_forced: bool = False) -> None:
         raise ConfigError(f"{path} is there already; nothing was written over it")
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.unlink(missing_ok=True)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_anew(partial, text.encode("utf-8"))
         partial.replace(path)
     except OSError as exc:
         partial.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
+
+
+def write_anew(path: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Write a file in the place of whatever is there, lasting when this returns.
+
+    Its mode is `mode` whatever the umask, and never wider for a moment.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _line(binding: Binding) -> int:

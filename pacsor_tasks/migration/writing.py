@@ -84,7 +84,7 @@ def _write_all(files: list[tuple[Path, bytes, int]]) -> None:
     try:
         for path, content, mode in files:
             partial[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            _write(partial[path], content, mode)
+            env_file.write_anew(partial[path], content, mode)
         for path, beside in partial.items():
             beside.replace(path)
     except OSError as exc:
@@ -92,17 +92,6 @@ def _write_all(files: list[tuple[Path, bytes, int]]) -> None:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    path.unlink(missing_ok=True)
-    # Never wider for a moment.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, env_file.PRIVATE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _is_there(file: ConfFile, path: Path, read_profile: ReadProfile) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pacsor_tasks.env_file import clean, parse, quoted, read, render, write, write_private
+from pacsor_tasks.env_file import clean, parse, quoted, read, render, write_private
 from pacsor_tasks.environment import read_environment
 from pacsor_tasks.errors import ConfigError
 from tests.support.compose_env import compose_reads
@@ -124,14 +124,15 @@ def test_a_name_without_a_value_is_told_from_an_empty_one() -> None:
 
 def test_a_file_is_its_owners_alone_and_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / ".env"
-    write(path, {"TOKEN": "one two", "PORT": "1040"}, {"PORT": "of the SCP"}, header="Ours\n\nend")
+    values = {"TOKEN": "one two", "PORT": "1040"}
+    write_private(path, render(values, {"PORT": "of the SCP"}, "Ours\n\nend"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == "# Ours\n#\n# end\nTOKEN='one two'\n\n# of the SCP\nPORT=1040\n"
     with pytest.raises(ConfigError, match="there already"):
-        write(path, {"TOKEN": "other"})
+        write_private(path, render({"TOKEN": "other"}))
     assert read(path).values["TOKEN"] == "one two"
     path.chmod(0o644)
-    write(path, {"TOKEN": "other"}, is_forced=True)
+    write_private(path, render({"TOKEN": "other"}), is_forced=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [child.name for child in tmp_path.iterdir()] == [".env"]
 
@@ -143,7 +144,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     for name in (".env", "dangling"):
         with pytest.raises(ConfigError, match="there already"):
             write_private(tmp_path / name, "")
-    write(tmp_path / ".env", {"TOKEN": "y"}, is_forced=True)
+    write_private(tmp_path / ".env", render({"TOKEN": "y"}), is_forced=True)
     assert (tmp_path / "theirs").read_text() == "TOKEN=x\n"
     assert not (tmp_path / ".env").is_symlink()
 
@@ -155,12 +156,13 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read(tmp_path / "none")
     with pytest.raises(ConfigError, match="cannot be written: No such file"):
-        write(tmp_path / "none" / ".env", {})
+        write_private(tmp_path / "none" / ".env", render({}))
 
 
 def test_the_settings_read_the_file_with_the_same_eyes(tmp_path: Path) -> None:
     path = tmp_path / ".env"
-    write(path, {"TOKEN": "it's $5", "DICOM_FILTERS": json.dumps(WITH_BACKSLASH)})
+    values = {"TOKEN": "it's $5", "DICOM_FILTERS": json.dumps(WITH_BACKSLASH)}
+    write_private(path, render(values))
     found = read_environment({}, path)
     assert found["TOKEN"] == "it's $5"
     assert json.loads(found["DICOM_FILTERS"]) == WITH_BACKSLASH
@@ -178,7 +180,7 @@ def test_compose_itself_reads_what_is_written(tmp_path: Path) -> None:
              "a\\'b # \\\\ \"c\" $x", "\\0", "' \\n", json.dumps(RULES), json.dumps(WITH_BACKSLASH)]
         )
     }  # fmt: skip
-    write(tmp_path / "site.env", values)
+    write_private(tmp_path / "site.env", render(values))
     (tmp_path / "compose.yml").write_text("services: {a: {image: a, env_file: [site.env]}}\n")
     done = subprocess.run(
         [docker, "compose", "-f", "compose.yml", "config", "--format", "json"],
