@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from pacsor_tasks import env_file
 
 #: Old name → the name used now. Contract §2.2 (container names, legacy names, documented typos).
@@ -105,6 +107,7 @@ OF_ONE = (
 )  # fmt: skip
 #: Whether every variable of the environment is meant for the gateway, as those in `.env` are.
 STRICT = "PACSOR_STRICT_ENVIRONMENT"
+_BOOLEAN = TypeAdapter(bool)
 NUMBERED = re.compile(rf"^({'|'.join(OF_ONE)})_([1-9][0-9]*)$")
 
 
@@ -145,6 +148,14 @@ def todays_name(name: str, values: Mapping[str, str]) -> str:
     stem, number = _split(name)
     meant = ALIASES.get(stem)
     return f"{meant}_{number}" if number and meant in OF_ONE else name
+
+
+def is_true(values: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    """A boolean as people write it; the default when it is not given or is none."""
+    try:
+        return _BOOLEAN.validate_python(values.get(name, default))
+    except ValidationError:
+        return default
 
 
 def normalise(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -203,7 +214,7 @@ def misspelt(
     errors = [f"{dotenv}, line {number}: not NAME=value, or a quote without its end"
               for number in file.unreadable]  # fmt: skip
     warnings = [f"{dotenv}: {said}" for said in file.warnings if not said.startswith("line ")]
-    is_strict = values.get(STRICT, "").lower() in {"1", "true", "yes", "on", "y", "t"}
+    is_strict = is_true(values, STRICT)
     for name in values:
         if name in names or NUMBERED.match(name):
             continue

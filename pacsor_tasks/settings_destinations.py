@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic import model_validator as validator
 
 from pacsor_tasks.dicom.sop_classes import uids_of
+from pacsor_tasks.environment import is_true
 from pacsor_tasks.settings_types import (
     AeTitle,
     CommaList,
@@ -270,8 +271,6 @@ OWN = frozenset(
     }
 )  # fmt: skip
 
-_OFF = {"false", "no", "off", "0", "f", "n"}
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -289,7 +288,7 @@ def values_of(kind: type[T], settings: object, numbered: Mapping[str, str], suff
     """
     values: dict[str, Any] = {}
     # Whose own switch is off has no use for the files of the first one's TLS.
-    is_plain = str(numbered.get(f"PACS_TLS{suffix}", "")).strip().lower() in _OFF
+    is_plain = not is_true(numbered, f"PACS_TLS{suffix}", default=True)
     for name in kind.model_fields:
         if not suffix:
             values[name] = getattr(settings, name)

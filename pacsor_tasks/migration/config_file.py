@@ -5,13 +5,10 @@ Source: contract §2.2 (setup-only keys), §2.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from pydantic import TypeAdapter, ValidationError
-
 from pacsor_tasks.env_file import EnvText, parse
-from pacsor_tasks.environment import normalise, overruled
+from pacsor_tasks.environment import is_true, normalise, overruled
 from pacsor_tasks.migration.filters import repaired
 from pacsor_tasks.settings_types import comma_list
 
@@ -43,7 +40,6 @@ COMPARE = (
     "they are back, but lost backslashes cannot be seen: compare each pattern with the one meant"
 )
 HL7_CALLBACK = "http://hl7:8000"
-_BOOLEAN = TypeAdapter(bool)
 
 
 def read_config(text: str) -> EnvText:
@@ -96,14 +92,6 @@ def as_written(text: str) -> EnvText:
         values["CALLBACK_URLS"] = with_hl7(values.get("CALLBACK_URLS", "http://storescu:8000"))
     warnings = [*found.warnings, *not_used, *old_names]
     return replace(found, values=values, lines=lines, warnings=warnings)
-
-
-def is_true(values: Mapping[str, str], name: str) -> bool:
-    """A boolean as people write it; anything else is false."""
-    try:
-        return _BOOLEAN.validate_python(values.get(name, "false"))
-    except ValidationError:
-        return False
 
 
 def with_hl7(callback_urls: str) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pacsor_tasks.environment import is_true
 from pacsor_tasks.errors import ConfigError
 from pacsor_tasks.migration.conf import FILTER_CFG, conf_files
-from pacsor_tasks.migration.config_file import is_true
 from pacsor_tasks.migration.install import Install
 from pacsor_tasks.migration.outcome import Kind, Plan
 from pacsor_tasks.migration.taking import take

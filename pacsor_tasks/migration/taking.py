@@ -13,6 +13,7 @@ from pacsor_tasks.environment import (
     LEGACY,
     NUMBERED,
     REMOVED,
+    is_true,
     normalise,
     overruled,
     todays_name,
@@ -21,7 +22,6 @@ from pacsor_tasks.migration.config_file import (
     HL7_CALLBACK,
     OF_THE_WIZARD,
     SETUP_KEYS,
-    is_true,
     with_hl7,
 )
 from pacsor_tasks.migration.install import ENV_PREFIX, Source

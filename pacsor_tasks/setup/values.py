@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
-
+from pacsor_tasks import environment as written
 from pacsor_tasks.environment import NUMBERED, OF_ONE_CORE
 from pacsor_tasks.models import DestinationKind
 from pacsor_tasks.settings import Settings
@@ -20,7 +19,6 @@ from pacsor_tasks.setup.products import OTHER, PRODUCTS, SUITE, Environment, Pro
 
 Values = Mapping[str, str]
 LOCALOR_CLIENT = "local.milvue.localor."
-_BOOLEAN = TypeAdapter(bool)
 
 
 def changed(values: Values, changes: Mapping[str, str]) -> dict[str, str]:
@@ -31,10 +29,7 @@ def changed(values: Values, changes: Mapping[str, str]) -> dict[str, str]:
 def is_true(values: Values, name: str) -> bool:
     """A boolean as people write it; its default when it is not given or is none."""
     default = Settings.model_fields[name].default if name in Settings.model_fields else False
-    try:
-        return _BOOLEAN.validate_python(values.get(name, default))
-    except ValidationError:
-        return bool(default)
+    return written.is_true(values, name, default=bool(default))
 
 
 def names_in(values: Values, name: str) -> tuple[str, ...]:
